@@ -1,0 +1,240 @@
+"""What the programs share: parsing, output, wiring, and the one place that exits.
+
+Only `argparse` is imported here: `--help` and `--version` must cost little. What does the work is imported by the
+command's function when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from cloudme import errors, layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, NoReturn
+
+    from cloudme.model.hostconfig import Settings
+    from cloudme.model.ports import Host
+    from cloudme.model.steps import Transaction
+    from cloudme.store import Store
+
+INTERRUPTED = 128 + 2
+TERMINATED = 128 + 15
+"""128 + the signal's number, as a shell reports it (bash(1), EXIT STATUS)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors exit with 64, and that knows the options of every command.
+
+    summary: one line; details: paragraphs for the man page, examples last.
+    """
+
+    def __init__(self, summary: str, details: str = "") -> None:
+        super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        common = self.add_argument_group("common options")
+        common.add_argument("-h", "--help", action="help", help="show this help and exit")
+        common.add_argument("--version", action=Version, help="show the version and exit")
+        common.add_argument("-v", "--verbose", action="store_true", help="say each step on stderr")
+        common.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
+        realm = common.add_argument(
+            "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
+        complete(realm, "realms")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"{self.prog}: {message}\n")
+        raise SystemExit(errors.UsageError.exit_status)
+
+
+class Version(argparse.Action):
+    """Prints 'NAME (cloudMe) VERSION'."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from cloudme import __version__
+
+        print(f"{parser.prog} (cloudMe) {__version__}")
+        parser.exit()
+
+
+def complete(action: argparse.Action, kind: str) -> None:
+    """Say what an argument completes to: machines, templates, images, groups, types, realms, files, folders."""
+    action.completes = kind  # type: ignore[attr-defined]
+
+
+def dry_run_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def accel_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--accel", choices=["auto", "kvm", "tcg"], help="how QEMU runs the guest (default: auto)")
+
+
+def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:
+    complete(parser.add_argument("-g", "--group", metavar="GROUP", **{"help": "the machines of this group", **more}),
+             "groups")
+
+
+def type_option(parser: argparse.ArgumentParser, **more: Any) -> None:
+    complete(parser.add_argument("-t", "--type", metavar="TYPE", **{"help": "only those of this type", **more}),
+             "types")
+
+
+def name_argument(parser: argparse.ArgumentParser, kind: str, *, required: bool = True) -> None:
+    """A name as a positional or, as in the seed, with -n: `named` reads it."""
+    what = kind.removesuffix("s")
+    complete(parser.add_argument("name", nargs="?", metavar=what.upper(), help=f"the name of the {what}"), kind)
+    complete(parser.add_argument("-n", "--name-of", dest="named", metavar="NAME", help="the same as an option"), kind)
+    parser.set_defaults(name_required=required)
+
+
+def named(args: argparse.Namespace) -> str | None:
+    """The name given by either way of `name_argument`. Raises UsageError where both or, if required, none is."""
+    if args.name and args.named and args.name != args.named:
+        raise errors.UsageError(f"two names: '{args.name}' and '{args.named}'")
+    name: str | None = args.name or args.named
+    if name is None and args.name_required:
+        raise errors.UsageError("a name is wanted", hint="see --help")
+    return name
+
+
+def world(args: argparse.Namespace) -> layout.World:
+    """The world that options and environment choose. Raises UsageError for a realm that is no name."""
+    found = layout.world(args.realm)
+    if found.realm:
+        from cloudme.model.names import Name
+
+        Name(found.realm, "name of a realm")
+    return found
+
+
+def store(args: argparse.Namespace) -> Store:
+    from cloudme.store import Store
+
+    return Store(world(args))
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The defaults of cloudme.toml, with --accel on top."""
+    from cloudme.cli import wiring
+
+    return wiring.settings(world(args), getattr(args, "accel", None))
+
+
+def host(args: argparse.Namespace) -> Host:
+    """The real host. From here on the process is in the realm's network namespace."""
+    from cloudme.cli import wiring
+
+    return wiring.host(world(args))
+
+
+def transaction(args: argparse.Namespace, host: Host) -> Transaction:
+    """Where the command's steps are applied: said with -v and --dry-run, undone on failure."""
+    from cloudme.model.steps import Transaction
+
+    dry_run = getattr(args, "dry_run", False)
+    return Transaction(host, print if dry_run else teller(args, verbose=True), dry_run)
+
+
+def teller(args: argparse.Namespace, *, verbose: bool = False) -> Callable[[str], None]:
+    """Returns the function that tells progress on stderr: nothing with -q, `verbose` lines only with -v."""
+    if args.quiet or (verbose and not args.verbose):
+        return lambda line: None
+    return lambda line: print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def print_table(rows: Iterable[Iterable[str]], heads: Iterable[str]) -> None:
+    """Columns, two blanks between; heads only on a terminal, so that a pipe gets results alone."""
+    table = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        table.insert(0, list(heads))
+    widths = [max((len(cell) for cell in column), default=0) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask on a terminal before something is lost. Raises UsageError where there is nobody to ask and no `yes`."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise errors.UsageError(f"{question} Nobody can be asked here", hint="-y says yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise errors.UsageError("not confirmed: nothing was changed")
+
+
+def main(command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser) -> int:
+    """Run a command and return its exit status; every error becomes a line or two on stderr."""
+    if "_ARGCOMPLETE" in os.environ:
+        from cloudme.cli import completion
+
+        completion.answer(parser)
+    args = parser.parse_args()
+    return _run(parser.prog, command, args)
+
+
+def _run(prog: str, command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    import signal
+
+    def terminated(*_: object) -> None:
+        raise errors.Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        status = command(args) or 0
+        sys.stdout.flush()
+        return status
+    except errors.SpecError as error:
+        _complain(None, error.message, prog, error.hint)
+        return error.exit_status
+    except errors.CloudMeError as error:
+        _complain(prog, error.message, prog, error.hint)
+        return error.exit_status
+    except KeyboardInterrupt:
+        _complain(prog, "interrupted", prog, None)
+        return INTERRUPTED
+    except errors.Terminated:
+        _complain(prog, "terminated", prog, None)
+        return TERMINATED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        _complain(prog, f"{error.filename or ''}: {error.strerror}".lstrip(": "), prog, None)
+        import errno
+
+        permission = error.errno in (errno.EACCES, errno.EPERM)
+        return (errors.NotPermitted if permission else errors.StoreError).exit_status
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _complain(prog, "this is a bug: please report the lines above", prog, None)
+        return errors.CloudMeError.exit_status
+
+
+def _complain(prefix: str | None, message: str, prog: str, hint: str | None) -> None:
+    """`prefix: message`, and below it one line with what to do next."""
+    text = "".join(f"{prefix}: {line}\n" if prefix else f"{line}\n" for line in message.splitlines())
+    sys.stderr.write(text + (f"{prog}: ({hint})\n" if hint else ""))
+
+

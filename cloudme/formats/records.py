@@ -1,0 +1,95 @@
+"""Records on disk: model <-> JSON documents with a version. Unknown keys are an error, old versions are upgraded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any, TypeVar
+
+from cloudme.errors import CloudMeError, StoreError
+from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, Template
+from cloudme.model.names import Name
+from cloudme.model.network import Network
+
+VERSION = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From version N to N + 1; every old version keeps a golden file in tests/data/records."""
+
+T = TypeVar("T")
+
+Record = Machine | Template | Image | Network
+
+
+def dump(record: Record) -> str:
+    """The JSON text of a record, two blanks of indent, sorted as declared."""
+    fields = dataclasses.asdict(record)
+    return json.dumps({"version": VERSION, **fields}, indent=2, default=str) + "\n"
+
+
+def machine(text: str, where: str) -> Machine:
+    return _load(text, where, _machine)
+
+
+def template(text: str, where: str) -> Template:
+    return _load(text, where, _template)
+
+
+def image(text: str, where: str) -> Image:
+    return _load(text, where, lambda raw: Image(**{**raw, "name": Name(raw["name"])}))
+
+
+def network(text: str, where: str) -> Network:
+    return _load(text, where, _network)
+
+
+def _load(text: str, where: str, build: Callable[[dict[str, Any]], T]) -> T:
+    """Raises StoreError, naming the file, for anything that is no such record."""
+    try:
+        raw = json.loads(text)
+        version = raw.pop("version")
+        if version > VERSION:
+            raise StoreError(f"{where} was written by a newer cloudMe (format {version})", hint="update cloudMe")
+        while version < VERSION:
+            raw = UPGRADES[version](raw)
+            version += 1
+        return build(raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{where} is no record of cloudMe: {error}") from error
+    except CloudMeError as error:
+        raise StoreError(f"{where}: {error.message}") from error
+
+
+def _machine(raw: dict[str, Any]) -> Machine:
+    return Machine(**{
+        **raw, "name": Name(raw["name"]), "type": Name(raw["type"]), "template": _maybe_name(raw["template"]),
+        "shape": Shape(**raw["shape"]), "disks": tuple(Disk(**disk) for disk in raw["disks"]),
+        "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
+    })
+
+
+def _template(raw: dict[str, Any]) -> Template:
+    return Template(**{
+        **raw, "name": Name(raw["name"]), "image": _maybe_name(raw["image"]), "shape": Shape(**raw["shape"]),
+        "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
+    })
+
+
+def _network(raw: dict[str, Any]) -> Network:
+    return Network(**{
+        **raw, "name": Name(raw["name"]), "address": IPv4Interface(raw["address"]),
+        "dhcp_first": IPv4Address(raw["dhcp_first"]), "dhcp_last": IPv4Address(raw["dhcp_last"]),
+    })
+
+
+def _nic(raw: dict[str, Any]) -> Nic:
+    return Nic(**{**raw, "network": Name(raw["network"])})
+
+
+def _access(raw: dict[str, Any]) -> Access:
+    return Access(**{**raw, "key_of": Name(raw["key_of"])})
+
+
+def _maybe_name(text: str | None) -> Name | None:
+    return None if text is None else Name(text)

@@ -1,0 +1,111 @@
+"""cloudme.toml -> Settings. Unknown keys are an error with file and key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from cloudme.errors import CloudMeError, ConfigError
+from cloudme.model.hostconfig import Accelerator, Resolve, Settings
+from cloudme.model.units import disk_bytes, ram_mib, seconds
+
+Fields = dict[str, Any]
+
+
+def _one(field: str, convert: Callable[[Any], Any]) -> Callable[[Any], Fields]:
+    return lambda value: {field: convert(value)}
+
+
+def _text(convert: Callable[[str], Any]) -> Callable[[Any], Any]:
+    return lambda value: convert(str(value))
+
+
+def _range(value: Any) -> Fields:
+    first, last = str(value).split("-")
+    return {"dhcp_first": IPv4Address(first.strip()), "dhcp_last": IPv4Address(last.strip())}
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is wanted")
+    return value
+
+
+KEYS: dict[str, Callable[[Any], Fields]] = {
+    "defaults.memory": _one("ram_mib", _text(ram_mib)),
+    "defaults.cpus": _one("vcpus", int),
+    "defaults.disk": _one("disk_bytes", _text(disk_bytes)),
+    "defaults.accel": _one("accel", Accelerator),
+    "network.bridge": _one("bridge", str),
+    "network.address": _one("address", IPv4Interface),
+    "network.dhcp": _range,
+    "network.domain": _one("domain", str),
+    "network.nat": _one("nat", _bool),
+    "network.resolve": _one("resolve", Resolve),
+    "timeouts.boot": _one("boot_timeout_s", _text(seconds)),
+    "timeouts.stop": _one("stop_timeout_s", _text(seconds)),
+}
+"""Every key of the file; the README lists the same."""
+
+
+def read(files: Iterable[str]) -> Settings:
+    """Merge the files that exist, the later over the earlier. Raises ConfigError with all complaints at once."""
+    fields: Fields = {}
+    wrong: list[str] = []
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                text = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        new, complaints = parse(text, path)
+        fields |= new
+        wrong += complaints
+    if "address" in fields and "dhcp_first" not in fields:
+        fields |= _whole_network(fields["address"])
+    if wrong:
+        raise ConfigError("\n".join(wrong), hint=f"the keys are: {', '.join(KEYS)}")
+    return dataclasses.replace(Settings(), **fields)
+
+
+def parse(text: bytes, where: str) -> tuple[Fields, list[str]]:
+    """Return the fields that a file sets, and what is wrong with it, each as 'file: key: what'."""
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{where}: {error}"]
+    fields: Fields = {}
+    wrong: list[str] = []
+    for key, value in _flat(document):
+        if key not in KEYS:
+            wrong.append(f"{where}: {key}: no such key")
+            continue
+        try:
+            fields |= KEYS[key](value)
+        except CloudMeError as error:
+            wrong.append(f"{where}: {key}: {error.message}")
+        except (ValueError, TypeError) as error:
+            wrong.append(f"{where}: {key}: {error}")
+    return fields, wrong
+
+
+def _flat(document: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    for section, values in document.items():
+        if isinstance(values, dict):
+            yield from ((f"{section}.{key}", value) for key, value in values.items())
+        else:
+            yield section, values
+
+
+def _whole_network(address: IPv4Interface) -> Fields:
+    """All host addresses but the bridge's own: the longer side of it."""
+    hosts = list(address.network.hosts())
+    below = [host for host in hosts if host < address.ip]
+    above = [host for host in hosts if host > address.ip]
+    side = above if len(above) >= len(below) else below
+    return {"dhcp_first": side[0], "dhcp_last": side[-1]}

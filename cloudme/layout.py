@@ -1,0 +1,156 @@
+"""Every file name that cloudMe uses, and nothing else.
+
+A `World` is where one command acts: a home (three roots) and a realm (a network namespace). Images and templates
+belong to the home; machines and networks belong to the realm in it. Only the standard library's `os` is imported:
+listing and completion start here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cloudme import errors
+
+SOCKET_PATH_BYTES = 108
+"""unix(7): sun_path is 108 bytes with its NUL."""
+
+MACHINE_RECORD = "machine.json"
+TEMPLATE_RECORD = "template.json"
+
+
+class World:
+    """The roots in which a command acts.
+
+    data, run, config: absolute folders. realm: '' for the host's own network namespace.
+    """
+
+    __slots__ = ("config", "data", "realm", "run")
+
+    def __init__(self, *, data: str, run: str, config: str, realm: str = "") -> None:
+        self.data = data
+        self.run = run
+        self.config = config
+        self.realm = realm
+
+    # of the home
+    @property
+    def images(self) -> str:
+        return os.path.join(self.data, "images")
+
+    def image_disk(self, name: str) -> str:
+        return os.path.join(self.images, f"{name}.qcow2")
+
+    def image_record(self, name: str) -> str:
+        return os.path.join(self.images, f"{name}.json")
+
+    @property
+    def templates(self) -> str:
+        return os.path.join(self.data, "templates")
+
+    def template(self, name: str) -> str:
+        return os.path.join(self.templates, name)
+
+    def template_record(self, name: str) -> str:
+        return os.path.join(self.template(name), TEMPLATE_RECORD)
+
+    @property
+    def store_lock(self) -> str:
+        return os.path.join(self.data, "store.lock")
+
+    @property
+    def playbooks(self) -> str:
+        return os.path.join(self.config, "playbooks")
+
+    # of the realm
+    @property
+    def realm_data(self) -> str:
+        return os.path.join(self.data, "realms", self.realm) if self.realm else self.data
+
+    @property
+    def realm_run(self) -> str:
+        return os.path.join(self.run, f"realms.{self.realm}") if self.realm else self.run
+
+    @property
+    def machines(self) -> str:
+        return os.path.join(self.realm_data, "machines")
+
+    def machine(self, name: str) -> str:
+        return os.path.join(self.machines, name)
+
+    def machine_record(self, name: str) -> str:
+        return os.path.join(self.machine(name), MACHINE_RECORD)
+
+    @property
+    def networks(self) -> str:
+        return os.path.join(self.realm_data, "networks")
+
+    def network_record(self, name: str) -> str:
+        return os.path.join(self.networks, f"{name}.json")
+
+    def reservations(self, network: str) -> str:
+        """The folder that dnsmasq reads as `dhcp-hostsdir`: one file a machine. It is the registry of addresses."""
+        return os.path.join(self.networks, f"{network}.dhcp")
+
+    def host_names(self, network: str) -> str:
+        """The folder that dnsmasq reads as `hostsdir`: one file a machine."""
+        return os.path.join(self.networks, f"{network}.hosts")
+
+    # what runs: gone after a reboot of the host. A dot cannot stand in a machine's name: no clash.
+    def machine_run(self, name: str) -> str:
+        return os.path.join(self.realm_run, name)
+
+    def template_run(self, name: str) -> str:
+        return os.path.join(self.realm_run, f"templates.{name}")
+
+    def network_run(self, name: str) -> str:
+        return os.path.join(self.realm_run, f"networks.{name}")
+
+    @property
+    def namespace(self) -> str:
+        """The realm's network namespace, where `ip netns` looks for it (ip-netns(8)). Only for a named realm."""
+        return os.path.join("/run/netns", f"cloudme-{self.realm}")
+
+
+def lock(folder: str) -> str:
+    """The file whose OFD lock is held while the machine in `folder` lives."""
+    return os.path.join(folder, "lock")
+
+
+def socket(folder: str, role: str) -> str:
+    """Return the path of a machine's socket, short enough to bind.
+
+    role:    qmp.0, qmp.1, agent, console, vnc.
+    Raises:  ConfigError where it does not fit in a socket's address.
+    """
+    path = os.path.join(folder, role)
+    if len(os.fsencode(path)) >= SOCKET_PATH_BYTES:
+        raise errors.ConfigError(f"the path of a socket is too long: {path}", hint="use a shorter CLOUDME_HOME")
+    return path
+
+
+def world(realm: str | None = None) -> World:
+    """Return the world that the environment chooses; `realm` (an option) wins over CLOUDME_REALM."""
+    environ = os.environ
+    chosen = environ.get("CLOUDME_REALM", "") if realm is None else realm
+    home = environ.get("CLOUDME_HOME")
+    if home:
+        home = os.path.abspath(home)
+        return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen)
+    if os.geteuid() == 0:
+        return World(data="/var/lib/cloudme", run="/run/cloudme", config="/etc/cloudme", realm=chosen)
+    user = os.path.expanduser("~")
+    data = environ.get("XDG_DATA_HOME") or os.path.join(user, ".local/share")
+    run = environ.get("XDG_RUNTIME_DIR") or os.path.join(data, "cloudme/run")
+    config = environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config")
+    return World(
+        data=os.path.join(data, "cloudme"), run=os.path.join(run, "cloudme"),
+        config=os.path.join(config, "cloudme"), realm=chosen,
+    )
+
+
+def text_templates() -> str:
+    """The folder of the *.j2 files: beside the package in a checkout, else where setup.cfg installs them."""
+    import sys
+
+    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "templates")
+    return beside if os.path.isdir(beside) else os.path.join(sys.prefix, "share/cloudme/templates")

@@ -1,0 +1,60 @@
+"""How one QEMU is started, as a value: a direct start, a unit file, a clone of a RAM image are renderings of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of hardware: the same properties serve argv (JSON since QEMU 6.0) and hot-plug over QMP."""
+
+    option: Literal["object", "blockdev", "netdev", "device"]
+    props: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that is listening before QEMU starts: nobody has to wait for it. `log` gets a copy of the output."""
+
+    role: str
+    path: str
+    log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TapCard:
+    """A card whose tap has to be made before the start; its descriptor is passed as netdev `netdev`."""
+
+    netdev: str
+    bridge: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Everything needed to start one QEMU. Descriptors have roles here and get numbers at the start.
+
+    lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
+    firmware_log: where QEMU's own output goes.           vnc: the socket of the display.
+    """
+
+    name: str
+    uuid: str
+    binary: str
+    machine: str
+    accel: str
+    cpu: str
+    vcpus: int
+    ram_mib: int
+    parts: Sequence[Part]
+    monitors: Sequence[Listener]
+    chardevs: Sequence[Listener]
+    taps: Sequence[TapCard]
+    vnc: str
+    lock: str
+    run_folder: str
+    output: str
+    boot_once: str | None = None

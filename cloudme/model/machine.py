@@ -1,0 +1,127 @@
+"""Machines, templates, images: intent, as it is kept on disk. No path, no pid, no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudme.errors import UsageError
+from cloudme.model.names import TEMPLATES, Name
+
+MAX_VCPUS = 255
+"""pc-q35 machines without an extended interrupt controller (QEMU: `-machine help`, max cpus)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How big a machine is."""
+
+    vcpus: int
+    ram_mib: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.vcpus <= MAX_VCPUS:
+            raise UsageError(f"{self.vcpus} is no number of CPUs", hint=f"1 to {MAX_VCPUS}")
+        if self.ram_mib < 32:
+            raise UsageError(f"{self.ram_mib} MiB is too little memory", hint="32 MiB at least")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A disk of a machine: `file` is the name of a qcow2 in the machine's folder."""
+
+    file: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A network card. `address` is the reserved IPv4 address, None where the network's DHCP is not ours."""
+
+    network: Name
+    mac: str
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to get in: the user, the template whose ssh_key opens, whether host key and name come from a seed of ours."""
+
+    user: str
+    key_of: Name
+    seeded: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine as it is meant. For a template that boots, `group` is 'templates'."""
+
+    name: Name
+    uuid: str
+    group: str
+    type: Name
+    template: Name | None
+    shape: Shape
+    disks: tuple[Disk, ...]
+    nics: tuple[Nic, ...]
+    access: Access
+    created: str
+    cdrom: str | None = None
+
+    @property
+    def address(self) -> str | None:
+        return self.nics[0].address if self.nics else None
+
+    @property
+    def is_template(self) -> bool:
+        return self.group == TEMPLATES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A machine to clone. `image` is the image that its disk stands on, if any; `os` what it turned out to be."""
+
+    name: Name
+    uuid: str
+    shape: Shape
+    disk: Disk
+    nic: Nic
+    access: Access
+    created: str
+    image: Name | None = None
+    iso: str | None = None
+    prepared: bool = False
+
+    def machine(self) -> Machine:
+        """The template as a machine that can be started."""
+        return Machine(
+            name=self.name, uuid=self.uuid, group=TEMPLATES, type=Name("default"), template=None, shape=self.shape,
+            disks=(self.disk,), nics=(self.nic,), access=self.access, created=self.created, cdrom=self.iso,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A disk that somebody else made."""
+
+    name: Name
+    size_bytes: int
+    digest: str
+    source: str
+    created: str
+    user: str = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneRequest:
+    """One line of a group file, or one call of vminstantiate. None means: as the template, as the settings."""
+
+    template: Name
+    count: int
+    group: Name
+    type: Name
+    prefix: Name
+    ram_mib: int | None = None
+    vcpus: int | None = None
+    extra_disks: tuple[int, ...] = ()
+    where: str = "command line"
+    """extra_disks are sizes in bytes; `where` is 'file:line', for complaints."""

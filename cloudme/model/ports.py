@@ -1,0 +1,172 @@
+"""What the operations ask of the world: Protocols, implemented in `host/` and, for tests, in `tests/fakes.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+
+if TYPE_CHECKING:
+    from cloudme.qemu.launch import Launch
+
+Json = Any
+"""What json.loads returns."""
+
+
+class Run(Protocol):
+    """Starts programs. Raises CommandFailed (with the command to repeat it), MissingProgram, TimedOut."""
+
+    def __call__(
+        self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Wait for the program and return what it printed on stdout."""
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+        """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
+
+        `fds` are inherited under their own numbers. Returns the pid.
+        """
+
+    def find(self, program: str) -> str | None:
+        """The path of an installed program, sbin folders included."""
+
+
+class Monitor(Protocol):
+    """A QMP connection. Raises PeerError where QEMU says no."""
+
+    def execute(self, command: str, **arguments: Json) -> Json: ...
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        """True once QEMU has gone."""
+
+
+class Hypervisor(Protocol):
+    """QEMU processes."""
+
+    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
+        """Start QEMU and return when its monitor answers.
+
+        Raises:  Busy where the machine's lock is held, PeerError with QEMU's last words where it ended.
+        """
+
+    def monitor(self, path: str, *, timeout_s: float = 5) -> AbstractContextManager[Monitor]:
+        """Connect to the monitor socket `path`. Raises NotFound where nobody listens, Busy where it is in use."""
+
+    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
+        """Power down all at once: ACPI, at the deadline `quit`, then SIGKILL. Returns when no lock is held."""
+
+    def kill(self, lock: str) -> None:
+        """SIGKILL the holder of `lock`, through a pidfd, and return when the lock is free. Nobody there: nothing."""
+
+    def version(self) -> str:
+        """As '7.2.22'."""
+
+    def kvm_usable(self) -> bool:
+        """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """What stopping a machine needs: its name, for messages, its lock, its monitor's socket."""
+
+    name: str
+    lock: str
+    monitor: str
+
+
+class Net(Protocol):
+    """The links of the realm that this process is in."""
+
+    def bridge_exists(self, bridge: str) -> bool: ...
+
+    def tap(self, bridge: str, mac: str) -> int:
+        """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+
+        Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where ssh goes: `known_hosts` is the text of a known_hosts file, '' where the first key met is kept."""
+
+    name: str
+    address: str
+    user: str
+    key_file: str
+    known_hosts_file: str
+    port: int = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a command in a guest ended."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Shell(Protocol):
+    """ssh. Raises PeerError (key refused, host key changed), TimedOut, NotFound (file)."""
+
+    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended: ...
+
+    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
+        """How far one try comes: 'unreachable', 'closed', 'silent', 'host-key', 'refused' or 'ready'."""
+
+
+class Agent(Protocol):
+    """The QEMU guest agent of one machine."""
+
+    def ping(self, socket: str, *, timeout_s: float) -> bool:
+        """True once the agent answers; False at the deadline or when QEMU goes."""
+
+
+class Playbooks(Protocol):
+    """Ansible."""
+
+    def run(
+        self, playbook: str, inventory: Mapping[str, Json], *, say: Callable[[str], None],
+    ) -> Mapping[str, HostReport]:
+        """Apply one playbook; returns a report for each host of the inventory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """How a playbook ended on one machine; `message` is that of the failing task."""
+
+    status: str
+    message: str = ""
+
+
+class Iso(Protocol):
+    """Writes small ISO 9660 disks."""
+
+    def write(self, path: str, label: str, files: Mapping[str, bytes]) -> None:
+        """Make the file `path`, 0600, with Rock Ridge and Joliet names."""
+
+
+class Keys(Protocol):
+    """ssh keys."""
+
+    def ed25519(self, comment: str) -> tuple[str, str]:
+        """A fresh pair: (private key in OpenSSH's format, public key line)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Everything that an operation may ask of the world."""
+
+    run: Run
+    qemu: Hypervisor
+    net: Net
+    shell: Shell
+    agent: Agent
+    playbooks: Playbooks
+    iso: Iso
+    keys: Keys
+    now: Callable[[], float]
+

@@ -1,0 +1,1 @@
+"""Model -> what QEMU is told. Pure."""

@@ -1,0 +1,258 @@
+"""Records on disk: claim, publish, find, lock, remove.
+
+Claim is `mkdir`, under the store's lock, which is held for moments. Publish is the record, written last. A folder
+without a record, whose lock nobody holds, is debris of a crash and is cleaned by the next claim of that name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cloudme import index, layout
+from cloudme.errors import AlreadyExists, Busy, NotFound, NotPermitted, StoreError
+from cloudme.formats import records
+from cloudme.layout import World
+from cloudme.model.machine import Image, Machine, Template
+from cloudme.model.names import Name
+from cloudme.model.network import DEFAULT_NETWORK, Network
+
+T = TypeVar("T")
+
+FROZEN = 0o444
+
+
+@contextlib.contextmanager
+def reported(path: str) -> Iterator[None]:
+    """Turns OSErrors into what they mean for the user: full disk, no permission, unreadable."""
+    try:
+        yield
+    except PermissionError as error:
+        raise NotPermitted(f"{error.filename or path}: {error.strerror}",
+                           hint="run it with sudo, or set CLOUDME_HOME to a folder of your own") from error
+    except OSError as error:
+        hint = "make room, or set CLOUDME_HOME to another disk" if error.errno == errno.ENOSPC else None
+        raise StoreError(f"{error.filename or path}: {error.strerror}", hint=hint) from error
+
+
+def write_atomic(path: str, text: str, *, mode: int = 0o644) -> None:
+    """Write `text` so that a crash leaves the old file or the new one: tmp, fsync, rename, fsync of the folder."""
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
+    with reported(path):
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def take_lock(path: str) -> int:
+    """Take the OFD lock on `path` and return its descriptor, which holds it until the last copy is closed.
+
+    Raises:  Busy where somebody holds it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, index.WRITE_LOCK)
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(f"{os.path.dirname(path)} is in use") from error
+        raise
+    return fd
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The records of one world."""
+
+    world: World
+
+    # folders
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The store's own lock, waited for: for choosing names and addresses, nothing slow."""
+        with reported(self.world.data):
+            os.makedirs(self.world.data, exist_ok=True)
+            fd = os.open(self.world.store_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
+            yield
+        finally:
+            os.close(fd)
+
+    def claim(self, folder: str, record: str) -> int:
+        """Make `folder`, cleaning debris of a crash first, and return the descriptor that holds its lock.
+
+        Call it under `locked`. The caller closes the descriptor after it has published or removed the folder.
+        Raises:  AlreadyExists where somebody has, or is making, a thing of that name.
+        """
+        state = index.state(folder, record) if os.path.isdir(folder) else "free"
+        if state in ("running", "stopped", "being-made"):
+            raise AlreadyExists(f"'{os.path.basename(folder)}' exists" if state != "being-made"
+                                else f"'{os.path.basename(folder)}' is being made by somebody else")
+        with reported(folder):
+            if state == "debris":
+                shutil.rmtree(folder)
+            os.makedirs(os.path.dirname(folder), exist_ok=True)
+            os.mkdir(folder, 0o711)
+            return take_lock(layout.lock(folder))
+
+    def remove(self, folder: str, record: str) -> None:
+        """Remove a thing: its record first, so that a crash leaves debris, not half a machine."""
+        with reported(folder), contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, record))
+            shutil.rmtree(folder)
+
+    # machines
+
+    def publish(self, machine: Machine) -> None:
+        write_atomic(self.world.machine_record(machine.name), records.dump(machine))
+
+    def machine(self, name: str) -> Machine:
+        return _read(self.world.machine_record(name), records.machine, f"no machine '{name}'",
+                     hint="vmrunning -a lists them")
+
+    def machines(self, group: str | None = None, type: str | None = None) -> list[Machine]:
+        """The published machines, sorted by name."""
+        found = []
+        for name in index.names(self.world.machines):
+            with contextlib.suppress(NotFound):
+                found.append(self.machine(name))
+        return [m for m in found if group in (None, m.group) and type in (None, m.type)]
+
+    def group(self, group: str, type: str | None = None) -> list[Machine]:
+        """Like `machines`; raises NotFound where there is none."""
+        if not (whole := self.machines(group)):
+            known = sorted({m.group for m in self.machines()})
+            raise NotFound(f"no group '{group}'", hint=f"there is: {', '.join(known)}" if known else "vminstantiate -g")
+        found = [m for m in whole if type in (None, m.type)]
+        if not found:
+            raise NotFound(f"no machine of type '{type}' in group '{group}'",
+                           hint=f"there is: {', '.join(sorted({m.type for m in whole}))}")
+        return found
+
+    # templates
+
+    def publish_template(self, template: Template) -> None:
+        write_atomic(self.world.template_record(template.name), records.dump(template))
+
+    def template(self, name: str) -> Template:
+        known = index.names(self.world.templates)
+        return _read(self.world.template_record(name), records.template, f"no template '{name}'",
+                     hint=f"there is: {', '.join(known)}" if known else f"vmcreate -n {name} --image IMAGE")
+
+    def templates(self) -> list[Template]:
+        found = []
+        for name in index.names(self.world.templates):
+            with contextlib.suppress(NotFound):
+                found.append(self.template(name))
+        return found
+
+    def clones_of(self, template: str) -> list[str]:
+        """Names of the machines that stand on `template`, in every realm of the home; a realm's are 'realm/name'."""
+        home = World(data=self.world.data, run=self.world.run, config=self.world.config)
+        worlds = [("", home)] + [
+            (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
+            for realm in index.names(os.path.join(home.data, "realms"))
+        ]
+        return [prefix + m.name for prefix, world in worlds for m in Store(world).machines() if m.template == template]
+
+    # images
+
+    def publish_image(self, image: Image) -> None:
+        write_atomic(self.world.image_record(image.name), records.dump(image))
+
+    def image(self, name: str) -> Image:
+        known = ", ".join(i.name for i in self.images() if i.name != name)
+        return _read(self.world.image_record(name), records.image, f"no image '{name}'",
+                     hint=f"there is: {known}" if known else f"cmimage build {name}")
+
+    def images(self) -> list[Image]:
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for file in sorted(os.listdir(self.world.images)):
+                if file.endswith(".json") and not file.startswith("."):
+                    path = os.path.join(self.world.images, file)
+                    found.append(_read(path, records.image, f"no image '{file}'", hint=None))
+        return found
+
+    def templates_of(self, image: str) -> list[str]:
+        return [template.name for template in self.templates() if template.image == image]
+
+    # networks
+
+    def network(self, name: str = DEFAULT_NETWORK) -> Network | None:
+        """The network as it was last started; None where it never was."""
+        try:
+            return _read(self.world.network_record(name), records.network, f"no network '{name}'", hint="cmnet start")
+        except NotFound:
+            return None
+
+    def publish_network(self, network: Network) -> None:
+        os.makedirs(self.world.networks, exist_ok=True)
+        write_atomic(self.world.network_record(network.name), records.dump(network))
+
+    def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
+        """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
+        folder = self.world.reservations(network)
+        taken: dict[Name, tuple[str, str]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for file in os.listdir(folder):
+                if file.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as text:
+                    mac, address, _ = text.read().strip().split(",")
+                    taken[Name(file)] = mac, address
+        return taken
+
+    def reserve(self, network: Network, name: str, mac: str, address: str) -> None:
+        """Write the reservation (dnsmasq's `dhcp-host` syntax) and the name (hosts(5)); dnsmasq sees both at once."""
+        for folder, line in (
+            (self.world.host_names(network.name), f"{address} {name}.{network.domain} {name}\n"),
+            (self.world.reservations(network.name), f"{mac},{address},{name}\n"),
+        ):
+            with reported(folder):
+                os.makedirs(folder, exist_ok=True)
+            write_atomic(os.path.join(folder, name), line)
+
+    def release(self, network: str, name: str) -> None:
+        """Undo `reserve`; dnsmasq forgets a reservation only at its next reload."""
+        for folder in (self.world.reservations(network), self.world.host_names(network)):
+            with reported(folder), contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+
+
+def _read(path: str, parse: Callable[[str, str], T], missing: str, *, hint: str | None) -> T:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(missing, hint=hint) from None
+    except OSError as error:
+        with reported(path):
+            raise error
+    return parse(text, path)
