@@ -22,6 +22,7 @@ from cloudme.layout import World
 from cloudme.model.machine import Image, Machine, Template
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK, Network
+from cloudme.model.ports import Target
 
 T = TypeVar("T")
 
@@ -180,6 +181,28 @@ class Store:
             for realm in index.names(os.path.join(home.data, "realms"))
         ]
         return [prefix + m.name for prefix, world in worlds for m in Store(world).machines() if m.template == template]
+
+    # where things are
+
+    def folder(self, machine: Machine) -> str:
+        """The folder of a machine, or of a template that is started as one."""
+        return self.world.template(machine.name) if machine.is_template else self.world.machine(machine.name)
+
+    def run_folder(self, machine: Machine) -> str:
+        return self.world.template_run(machine.name) if machine.is_template else self.world.machine_run(machine.name)
+
+    def is_running(self, machine: Machine) -> bool:
+        return index.held(layout.lock(self.folder(machine)))
+
+    def target(self, machine: Machine) -> Target:
+        """Where ssh goes to reach the machine. Raises NotFound where it has no address of ours."""
+        if machine.address is None:
+            raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}")
+        return Target(
+            name=machine.name, address=machine.address, user=machine.access.user,
+            key_file=os.path.join(self.world.template(machine.access.key_of), "ssh_key"),
+            known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
+        )
 
     # images
 

@@ -90,7 +90,7 @@ class Net(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where ssh goes: `known_hosts` is the text of a known_hosts file, '' where the first key met is kept."""
+    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it."""
 
     name: str
     address: str

@@ -1,0 +1,78 @@
+"""The one module that starts programs.
+
+argv lists, never a shell; a fixed environment; stdin is empty unless given; always a deadline; a failure is raised
+once, with the command to repeat it. Children are in a process group of their own: Ctrl-C reaches us alone, and we end
+or await them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, TimedOut
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEPT = ("HOME", "TERM", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY",
+        "http_proxy", "https_proxy", "no_proxy")
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "dnsmasq": "dnsmasq-base", "nft": "nftables",
+    "mmdebstrap": "mmdebstrap", "ssh": "openssh-client", "mke2fs": "e2fsprogs", "sfdisk": "fdisk",
+}
+"""Which Debian package brings a program, where the names differ."""
+
+TAIL_LINES = 5
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of every child: a search path, the C locale, and the few variables that must pass."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return {"PATH": PATH, "LC_ALL": "C.UTF-8", **kept, **(more or {})}
+
+
+class Programs:
+    """Implements `Run`."""
+
+    def __call__(
+        self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+    ) -> str:
+        process = self._start(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                raise TimedOut(f"{argv[0]} took more than {timeout_s:g} s", hint=shlex.join(argv)) from None
+            finally:
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, 9)
+                    process.wait()
+        if process.returncode:
+            tail = stderr.decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
+            words = "\n".join(tail) or f"exit status {process.returncode}"
+            raise CommandFailed(f"{os.path.basename(argv[0])} failed: {words}", hint=shlex.join(argv))
+        return stdout.decode(errors="replace")
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+        with open(stdout, "ab", buffering=0) as output:
+            process = self._start(argv, None, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=fds,
+                                  start_new_session=True)
+        process.returncode = 0  # it outlives us: Popen shall not warn that it was not awaited
+        return process.pid
+
+    def find(self, program: str) -> str | None:
+        return shutil.which(program, path=PATH)
+
+    def _start(self, argv: Sequence[str], env: Mapping[str, str] | None, **how: object) -> subprocess.Popen[bytes]:
+        path = self.find(argv[0]) if os.sep not in argv[0] else argv[0]
+        if path is None:
+            raise MissingProgram(argv[0], package=PACKAGES.get(argv[0]))
+        group: dict[str, object] = {} if "start_new_session" in how else {"process_group": 0}
+        try:
+            return subprocess.Popen([path, *argv[1:]], env=environment(env), **group, **how)  # type: ignore[call-overload,no-any-return]
+        except OSError as error:
+            raise HostUnavailable(f"cannot run {path}: {error.strerror}") from error
