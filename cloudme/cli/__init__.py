@@ -14,7 +14,7 @@ from cloudme import errors, layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
     from cloudme.model.hostconfig import Settings
