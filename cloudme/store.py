@@ -7,6 +7,7 @@ without a record, whose lock nobody holds, is debris of a crash and is cleaned b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -21,12 +22,15 @@ from cloudme.formats import records
 from cloudme.layout import World
 from cloudme.model.machine import Image, Machine, Template
 from cloudme.model.names import Name
-from cloudme.model.network import DEFAULT_NETWORK, Network
+from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
 from cloudme.model.ports import Target
 
 T = TypeVar("T")
 
 FROZEN = 0o444
+
+TEMPLATE_PREFIX = "template-"
+"""A template that boots has the name 'template-<name>' on its network: a machine may have its plain name."""
 
 
 @contextlib.contextmanager
@@ -203,6 +207,23 @@ class Store:
             key_file=os.path.join(self.world.template(machine.access.key_of), "ssh_key"),
             known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
         )
+
+    def boot_template(self, template: Template, network: Network) -> Machine:
+        """The template as a machine of this realm that can be started, with an address reserved for it here."""
+        machine = template.machine()
+        name = Name(f"{TEMPLATE_PREFIX}{template.name}")
+        with self.locked():
+            reservations = self.reservations(network.name)
+            if name in reservations:
+                address = reservations[name][1]
+            else:
+                address = free_addresses(network, [taken for _, taken in reservations.values()], 1)[0]
+                self.reserve(network, name, template.nic.mac, address)
+        return dataclasses.replace(machine, nics=(dataclasses.replace(template.nic, address=address),))
+
+    def forget_template(self, name: str, network: str = DEFAULT_NETWORK) -> None:
+        """Give a template's address in this realm back."""
+        self.release(network, f"{TEMPLATE_PREFIX}{name}")
 
     # images
 

@@ -1,12 +1,11 @@
 """What the programs share: parsing, output, wiring, and the one place that exits.
 
-Only `argparse` is imported here: `--help` and `--version` must cost little. What does the work is imported by the
-command's function when it runs.
+Nothing is imported here that costs: not `argparse` either, which costs more than all that `vmrunning` does. What does
+the work is imported by the command's function when it runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -14,9 +13,11 @@ from cloudme import errors, layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable
-    from typing import Any, NoReturn
+    from typing import Any
 
+    from cloudme.cli.parser import Parser as Parser
     from cloudme.model.hostconfig import Settings
     from cloudme.model.ports import Host
     from cloudme.model.steps import Transaction
@@ -26,42 +27,14 @@ INTERRUPTED = 128 + 2
 TERMINATED = 128 + 15
 """128 + the signal's number, as a shell reports it (bash(1), EXIT STATUS)."""
 
+if not TYPE_CHECKING:
+    def __getattr__(name: str) -> type:
+        """`Parser`, when somebody asks for it (PEP 562)."""
+        if name != "Parser":
+            raise AttributeError(name)
+        from cloudme.cli.parser import Parser
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors exit with 64, and that knows the options of every command.
-
-    summary: one line; details: paragraphs for the man page, examples last.
-    """
-
-    def __init__(self, summary: str, details: str = "") -> None:
-        super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
-        common = self.add_argument_group("common options")
-        common.add_argument("-h", "--help", action="help", help="show this help and exit")
-        common.add_argument("--version", action=Version, help="show the version and exit")
-        common.add_argument("-v", "--verbose", action="store_true", help="say each step on stderr")
-        common.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
-        realm = common.add_argument(
-            "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
-        complete(realm, "realms")
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        sys.stderr.write(f"{self.prog}: {message}\n")
-        raise SystemExit(errors.UsageError.exit_status)
-
-
-class Version(argparse.Action):
-    """Prints 'NAME (cloudMe) VERSION'."""
-
-    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from cloudme import __version__
-
-        print(f"{parser.prog} (cloudMe) {__version__}")
-        parser.exit()
+        return Parser
 
 
 def complete(action: argparse.Action, kind: str) -> None:
@@ -189,16 +162,17 @@ def main(command: Callable[[argparse.Namespace], int | None], parser: argparse.A
 
         completion.answer(parser)
     args = parser.parse_args()
-    return _run(parser.prog, command, args)
-
-
-def _run(prog: str, command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     import signal
 
     def terminated(*_: object) -> None:
         raise errors.Terminated
 
     signal.signal(signal.SIGTERM, terminated)
+    return run(parser.prog, command, args)
+
+
+def run(prog: str, command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Like `main` where the arguments are known already."""
     try:
         status = command(args) or 0
         sys.stdout.flush()

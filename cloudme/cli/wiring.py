@@ -28,7 +28,8 @@ def host(world: World) -> Host:
     if world.realm:
         realm.enter(world.namespace, world.realm)
     runner = run.Programs()
+    net = netlink.Links(runner)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner), net=netlink.Links(runner), shell=ssh.Ssh(), agent=agent.GuestAgent(),
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
         playbooks=playbook.Ansible(runner), iso=iso.IsoWriter(), keys=keys.SshKeys(), now=time.time,
     )

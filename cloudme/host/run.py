@@ -8,13 +8,14 @@ or await them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, TimedOut
+from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, StoreError, TimedOut
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("HOME", "TERM", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY",
@@ -54,6 +55,8 @@ class Programs:
         if process.returncode:
             tail = stderr.decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
             words = "\n".join(tail) or f"exit status {process.returncode}"
+            if os.strerror(errno.ENOSPC) in words:
+                raise StoreError(f"{os.path.basename(argv[0])}: {words}", hint="make room on that disk")
             raise CommandFailed(f"{os.path.basename(argv[0])} failed: {words}", hint=shlex.join(argv))
         return stdout.decode(errors="replace")
 

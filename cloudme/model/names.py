@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from cloudme.errors import UsageError
+from cloudme.index import TEMPLATES as TEMPLATES
 
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_LENGTH = 63
 """RFC 1123 2.1: letters, digits, inner hyphens, 63 at most; lower case only, since names become folders."""
-
-TEMPLATES = "templates"
-"""The group that templates are in; no machine may join it."""
 
 DEFAULT_GROUP = "group"
 DEFAULT_TYPE = "default"
@@ -25,7 +22,7 @@ class Name(str):
     __slots__ = ()
 
     def __new__(cls, text: str, what: str = "name") -> Name:
-        if not _LABEL.fullmatch(text):
+        if not (0 < len(text) <= _LENGTH and set(text) <= _LETTERS and text[0] != "-" != text[-1]):
             raise UsageError(f"'{text}' is no {what}",
                              hint="small letters, digits and inner hyphens, 63 at most (a DNS label)")
         return super().__new__(cls, text)

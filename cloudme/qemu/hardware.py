@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cloudme.model.launch import Part
 
 Parts = list[Part]
@@ -43,7 +45,7 @@ def disk(path: str, index: int, *, boot: bool) -> Parts:
     cache.direct is off: clones share their base through the host's page cache.
     """
     node = f"disk{index}"
-    device = {"driver": "virtio-blk-pci", "id": f"vd{index}", "drive": node, "bus": "pcie.0", "addr": f"0x6.{index}",
+    device: dict[str, Any] = {"driver": "virtio-blk-pci", "id": f"vd{index}", "drive": node, "bus": "pcie.0", "addr": f"0x6.{index}",
               "multifunction": index == 0, "serial": node}
     if boot:
         device["bootindex"] = 1
@@ -57,7 +59,7 @@ def disk(path: str, index: int, *, boot: bool) -> Parts:
 
 def cdrom(path: str, name: str, port: int, *, boot: bool) -> Parts:
     """An ISO file in a drive on port `port` (0 to 5) of q35's own SATA controller."""
-    device = {"driver": "ide-cd", "id": name, "drive": f"{name}-iso", "bus": f"ide.{port}"}
+    device: dict[str, Any] = {"driver": "ide-cd", "id": name, "drive": f"{name}-iso", "bus": f"ide.{port}"}
     if boot:
         device["bootindex"] = 2
     return [

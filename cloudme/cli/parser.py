@@ -1,0 +1,67 @@
+"""The parser of every command. Imported when options are parsed, and not before."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from cloudme import cli, errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+argparse._ = str  # type: ignore[attr-defined]
+"""argparse looks for translations, which we have none of, in several files for each word, and imports `locale`."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal. argparse would import `shutil` to learn the width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors exit with 64, and that knows the options of every command.
+
+    summary: one line; details: paragraphs for the man page, examples last.
+    """
+
+    def __init__(self, summary: str, details: str = "") -> None:
+        super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
+                         formatter_class=Help)
+        common = self.add_argument_group("common options")
+        common.add_argument("-h", "--help", action="help", help="show this help and exit")
+        common.add_argument("--version", action=Version, help="show the version and exit")
+        common.add_argument("-v", "--verbose", action="store_true", help="say each step on stderr")
+        common.add_argument("-q", "--quiet", action="store_true", help="say nothing but results and errors")
+        realm = common.add_argument(
+            "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
+        cli.complete(realm, "realms")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"{self.prog}: {message}\n")
+        raise SystemExit(errors.UsageError.exit_status)
+
+
+class Version(argparse.Action):
+    """Prints 'NAME (cloudMe) VERSION'."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from cloudme import __version__
+
+        print(f"{parser.prog} (cloudMe) {__version__}")
+        parser.exit()

@@ -1,0 +1,206 @@
+"""QEMU processes: started with every descriptor they need, found by their lock, stopped through monitor and pidfd."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+from cloudme import index
+from cloudme.errors import CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.host import qmp
+from cloudme.model.launch import Launch
+from cloudme.model.ports import Monitor, Net, Power, Run
+from cloudme.qemu import launch as rendering
+from cloudme.store import reported, take_lock
+
+QUIT_S = 5
+"""What QEMU gets to obey `quit`: it flushes its disks first."""
+
+
+class Qemu:
+    """Implements `Hypervisor`."""
+
+    def __init__(self, run: Run, net: Net) -> None:
+        self._run = run
+        self._net = net
+
+    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
+        if self._run.find(launch.binary) is None:
+            raise HostUnavailable(f"the program '{launch.binary}' is not installed", hint="apt install qemu-system-x86")
+        with contextlib.ExitStack() as mine, reported(launch.run_folder):
+            lock = take_lock(launch.lock)
+            mine.callback(os.close, lock)
+            os.utime(lock)  # its time is that of the start: vmrunning's `since`
+            os.makedirs(launch.run_folder, 0o700, exist_ok=True)
+            fds = {}
+            for listener in (*launch.monitors, *launch.chardevs):
+                fds[listener.role] = mine.enter_context(_listening(listener.path))
+            for tap in launch.taps:
+                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
+                mine.callback(os.close, fds[tap.netdev])
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(launch.output)
+            argv = rendering.argv(launch, fds)
+            pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
+        self._await_greeting(launch, pid, timeout_s)
+
+    def _await_greeting(self, launch: Launch, pid: int, timeout_s: float) -> None:
+        """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
+        with _pidfd(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
+            client.connect(launch.monitors[-1].path)
+            poller = select.poll()
+            for fd in (client.fileno(), pidfd):
+                poller.register(fd, select.POLLIN)
+            ready = {fd for fd, _ in poller.poll(timeout_s * 1000)}
+            if pidfd not in ready and client.fileno() in ready and client.recv(1):
+                return
+            if pidfd not in ready and not ready:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        if not ready:
+            raise TimedOut(f"QEMU for '{launch.name}' did not greet within {timeout_s:g} s")
+        raise PeerError(f"QEMU for '{launch.name}' ended: {last_words(launch.output)}", hint=f"see {launch.output}")
+
+    @contextlib.contextmanager
+    def monitor(self, path: str, *, timeout_s: float = 5) -> Iterator[Monitor]:
+        with qmp.connected(path, timeout_s) as monitor:
+            yield monitor
+
+    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
+        with contextlib.ExitStack() as mine:
+            living = {machine: fd for machine in machines if (fd := mine.enter_context(_holder(machine.lock))) >= 0}
+            for machine in living:
+                self._tell(machine, "system_powerdown", say)
+            self._await(living, timeout_s)
+            for machine in living:
+                say(f"{machine.name} does not heed the power button: ending it")
+                self._tell(machine, "quit", say)
+            self._await(living, QUIT_S)
+            for machine, fd in living.items():
+                say(f"{machine.name} does not answer: killing it")
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            self._await(living, QUIT_S)
+            if living:
+                raise TimedOut(f"{', '.join(m.name for m in living)} cannot be killed", hint="see dmesg")
+
+    def _tell(self, machine: Power, command: str, say: Callable[[str], None]) -> None:
+        try:
+            with self.monitor(machine.monitor) as monitor:
+                monitor.execute(command)
+        except CloudMeError as error:
+            say(f"{machine.name}: {error.message}")
+
+    def _await(self, living: dict[Power, int], timeout_s: float) -> None:
+        """Wait until all have ended; those that have are dropped from `living`."""
+        deadline = time.monotonic() + timeout_s
+        while living and (left := deadline - time.monotonic()) > 0:
+            poller = select.poll()
+            for fd in living.values():
+                poller.register(fd, select.POLLIN)
+            ended = {fd for fd, _ in poller.poll(left * 1000)}
+            for machine in [machine for machine, fd in living.items() if fd in ended]:
+                del living[machine]
+
+    def kill(self, lock: str) -> None:
+        with _holder(lock) as pidfd:
+            if pidfd < 0:
+                return
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._await({Power(name="", lock=lock, monitor=""): pidfd}, QUIT_S)
+
+    @cache  # noqa: B019  one adapter a process
+    def version(self) -> str:
+        return self._run([rendering.BINARY, "--version"]).split()[3]
+
+    @cache  # noqa: B019
+    def kvm_usable(self) -> bool:
+        try:
+            os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+        except OSError:
+            return False
+        if os.uname().machine != "x86_64":
+            return True
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
+
+
+def last_words(path: str) -> str:
+    """The end of what a program printed into `path`."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def _listening(path: str) -> Iterator[int]:
+    """A listening socket at `path`, 0600 by the folder; a stale file is replaced: the lock says that nobody lives."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(8)
+        yield listener.fileno()
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _holder(lock: str) -> Iterator[int]:
+    """A pidfd of the process that holds `lock`, found by the open file it inherited; -1 where nobody does.
+
+    Raises:  NotPermitted where the process is another user's.
+    """
+    pidfd = -1
+    while index.held(lock) and pidfd < 0:
+        with contextlib.suppress(ProcessLookupError, NotFound):
+            pidfd = os.pidfd_open(_open_by(lock))
+        if pidfd >= 0 and not index.held(lock):  # it went, and the number may be another's by now
+            os.close(pidfd)
+            pidfd = -1
+    try:
+        yield pidfd
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def _open_by(path: str) -> int:
+    """The pid of the other process that has `path` open. Raises NotPermitted, NotFound."""
+    wanted = os.stat(path)
+    hidden = False
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            with os.scandir(f"/proc/{entry}/fd") as descriptors:
+                for descriptor in descriptors:
+                    with contextlib.suppress(FileNotFoundError):
+                        found = os.stat(descriptor.path)
+                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                            return int(entry)
+        except PermissionError:
+            hidden = True
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                raise
+    if hidden:
+        raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
+    raise NotFound(f"nobody has {path} open")

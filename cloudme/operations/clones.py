@@ -1,0 +1,221 @@
+"""Clones of templates: names and addresses chosen, disks laid over the template's, seeds written, all or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cloudme import index, layout, seed
+from cloudme.errors import Busy, StoreError
+from cloudme.model import identity
+from cloudme.model.hostconfig import Settings
+from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template
+from cloudme.model.names import Name, numbered
+from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
+from cloudme.model.ports import Host
+from cloudme.model.steps import Parallel, Transaction
+from cloudme.store import FROZEN, TEMPLATE_PREFIX, Store, reported, take_lock
+
+BLANK = "overlay.qcow2"
+"""An empty overlay of the template's disk, made once: a clone's disk is a copy of it (facts: 66 times faster)."""
+
+SYSTEM_DISK = "disk.qcow2"
+
+
+def make(transaction: Transaction, store: Store, requests: Sequence[CloneRequest], settings: Settings) -> list[Machine]:
+    """Make every clone that is asked for, or none, and return them in the order of the requests.
+
+    Raises:  NotFound (template), Busy (template runs, no address is free), StoreError (disk).
+    """
+    templates = {request.template: store.template(request.template) for request in requests}
+    for template in templates.values():
+        _check(store, template)
+    network = store.network() or settings.network()
+    with store.locked():
+        machines = _plan(store, requests, templates, network)
+        claims: dict[Name, Claim] = {machine.name: Claim(store, machine, network) for machine in machines}
+        transaction.apply(list(claims.values()))
+    try:
+        transaction.apply([Freeze(store, template) for template in templates.values()])
+        transaction.apply([Parallel([Fill(store, machine, templates[_template(machine)], network)
+                                     for machine in machines])])
+    finally:
+        for claim in claims.values():
+            claim.let_go()
+    return machines
+
+
+def destroy(transaction: Transaction, store: Store, machines: Sequence[Machine]) -> None:
+    """Remove stopped machines with their disks, names and addresses. Raises Busy where one runs."""
+    for machine in machines:
+        if store.is_running(machine) and not transaction.dry_run:
+            raise Busy(f"'{machine.name}' runs", hint=f"vmstop {machine.name}")
+    transaction.apply([Destroy(store, machine) for machine in machines])
+
+
+def _template(machine: Machine) -> Name:
+    assert machine.template is not None
+    return machine.template
+
+
+def _check(store: Store, template: Template) -> None:
+    if index.held(layout.lock(store.world.template(template.name))):
+        raise Busy(f"template '{template.name}' runs", hint="power it off first")
+    disk = os.path.join(store.world.template(template.name), template.disk.file)
+    if not os.path.exists(disk):
+        raise StoreError(f"template '{template.name}' has lost its disk {disk}")
+
+
+def _plan(
+    store: Store, requests: Sequence[CloneRequest], templates: dict[Name, Template], network: Network
+) -> list[Machine]:
+    """Choose names and addresses; called under the store's lock. Folders of crashed attempts count as free names."""
+    world = store.world
+    taken = {name for name in index.names(world.machines)
+             if index.state(world.machine(name), layout.MACHINE_RECORD) != "debris"}
+    reservations = store.reservations(network.name)
+    total = sum(request.count for request in requests)
+    free = iter(free_addresses(network, (address for name, (_, address) in reservations.items()
+                                         if name in taken or name.startswith(TEMPLATE_PREFIX)), total))
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    machines = []
+    next_number: Counter[str] = Counter()
+    for request in requests:
+        for _ in range(request.count):
+            while (name := numbered(request.prefix, next_number[request.prefix])) in taken:
+                next_number[request.prefix] += 1
+            taken.add(name)
+            machines.append(_machine(name, request, templates[request.template], next(free), created))
+    return machines
+
+
+def _machine(name: Name, request: CloneRequest, template: Template, address: str, created: str) -> Machine:
+    uuid = identity.new_uuid()
+    shape = dataclasses.replace(
+        template.shape, **{key: value for key, value in (("ram_mib", request.ram_mib), ("vcpus", request.vcpus))
+                           if value is not None})
+    extra = tuple(Disk(file=f"disk{number}.qcow2", size_bytes=size)
+                  for number, size in enumerate(request.extra_disks, 1))
+    return Machine(
+        name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
+        disks=(Disk(file=SYSTEM_DISK, size_bytes=template.disk.size_bytes), *extra),
+        nics=(Nic(network=DEFAULT_NETWORK, mac=identity.mac(uuid), address=address),),
+        access=template.access, created=created,
+    )
+
+
+@dataclass(slots=True)
+class Claim:
+    """Takes the machine's name and address; holds its lock until it is let go."""
+
+    store: Store
+    machine: Machine
+    network: Network
+    lock: int = field(default=-1)
+
+    def describe(self) -> str:
+        return f"take the name {self.machine.name} and the address {self.machine.address}"
+
+    def do(self, host: Host) -> None:
+        world = self.store.world
+        self.lock = self.store.claim(world.machine(self.machine.name), layout.MACHINE_RECORD)
+        assert self.machine.address
+        self.store.reserve(self.network, self.machine.name, self.machine.nics[0].mac, self.machine.address)
+
+    def undo(self, host: Host) -> None:
+        if self.lock == -1:  # the name is somebody else's
+            return
+        self.store.release(self.network.name, self.machine.name)
+        self.store.remove(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
+        shutil.rmtree(self.store.world.machine_run(self.machine.name), ignore_errors=True)
+
+    def let_go(self) -> None:
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -2
+
+
+@dataclass(slots=True)
+class Freeze:
+    """Makes the template's disk read-only and lays the blank overlay beside it; once for ever."""
+
+    store: Store
+    template: Template
+
+    def describe(self) -> str:
+        return f"freeze the disk of template {self.template.name}"
+
+    def do(self, host: Host) -> None:
+        folder = self.store.world.template(self.template.name)
+        disk, blank = os.path.join(folder, self.template.disk.file), os.path.join(folder, BLANK)
+        with reported(folder):
+            lock = take_lock(layout.lock(folder))
+            try:
+                os.chmod(disk, FROZEN)
+            finally:
+                os.close(lock)
+            if not os.path.exists(blank):
+                temporary = f"{blank}.{os.getpid()}"
+                host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", temporary])
+                os.rename(temporary, blank)
+
+    def undo(self, host: Host) -> None:
+        """Stays: another call may have cloned it meanwhile, and a frozen template without clones harms nobody."""
+
+
+@dataclass(slots=True)
+class Fill:
+    """Makes a claimed machine whole: disks, keys, seed, and last the record. Undone with its claim."""
+
+    store: Store
+    machine: Machine
+    template: Template
+    network: Network
+
+    def describe(self) -> str:
+        return f"make {self.machine.name}: a clone of {self.template.name}, group {self.machine.group}, " \
+               f"type {self.machine.type}, {self.machine.shape.vcpus} CPUs, {self.machine.shape.ram_mib} MiB"
+
+    def do(self, host: Host) -> None:
+        world = self.store.world
+        folder = world.machine(self.machine.name)
+        with reported(folder):
+            disk = os.path.join(folder, SYSTEM_DISK)
+            shutil.copyfile(os.path.join(world.template(self.template.name), BLANK), disk)
+            os.chmod(disk, 0o600)
+            for extra in self.machine.disks[1:]:
+                host.run(["qemu-img", "create", "-q", "-f", "qcow2", os.path.join(folder, extra.file),
+                          str(extra.size_bytes)])
+            if self.machine.access.seeded:
+                seed.write(host, self.store, self.machine, self.network)
+            self.store.publish(self.machine)
+
+    def undo(self, host: Host) -> None:
+        """Nothing: undoing the claim removes the whole folder."""
+
+
+@dataclass(slots=True)
+class Destroy:
+    """Removes a machine. There is no way back: it was asked for, and confirmed."""
+
+    store: Store
+    machine: Machine
+
+    def describe(self) -> str:
+        return f"destroy {self.machine.name} and its disks"
+
+    def do(self, host: Host) -> None:
+        world = self.store.world
+        for nic in self.machine.nics:
+            self.store.release(nic.network, self.machine.name)
+        self.store.remove(world.machine(self.machine.name), layout.MACHINE_RECORD)
+        shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
+
+    def undo(self, host: Host) -> None:
+        """Nothing can bring a disk back."""
+

@@ -1,0 +1,100 @@
+"""Starting and stopping machines."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cloudme import layout
+from cloudme.errors import Busy, HostUnavailable, StoreError
+from cloudme.model.hostconfig import Accelerator, Settings
+from cloudme.model.machine import Machine
+from cloudme.model.ports import Host, Power
+from cloudme.model.steps import Parallel, Transaction
+from cloudme.qemu import launch
+from cloudme.store import Store
+
+
+def start(transaction: Transaction, store: Store, machines: Sequence[Machine], settings: Settings) -> list[Machine]:
+    """Start those of `machines` that do not run, in parallel, and return them: their monitors answer, no more.
+
+    Raises:  HostUnavailable (no QEMU, no bridge), Busy (frozen template), StoreError (disk), PeerError (QEMU ended).
+    """
+    host = transaction.host
+    stopped = [machine for machine in machines if not store.is_running(machine)]
+    if not stopped:
+        return []
+    accel = accelerator(host, settings)
+    network = store.network() or settings.network()
+    bridges: dict[str, str] = {nic.network: network.bridge for machine in stopped for nic in machine.nics}
+    check(host, store, stopped, sorted(set(bridges.values())))
+    transaction.apply([Parallel([
+        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
+                                           bridges=bridges))
+        for machine in stopped
+    ])])
+    return stopped
+
+
+def check(host: Host, store: Store, machines: Sequence[Machine], bridges: Sequence[str]) -> None:
+    """Everything that can be known before a start."""
+    if host.run.find(launch.BINARY) is None:
+        raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
+    for bridge in bridges:
+        if not host.net.bridge_exists(bridge):
+            where = f" in realm '{store.world.realm}'" if store.world.realm else ""
+            option = f" --realm {store.world.realm}" if store.world.realm else ""
+            raise HostUnavailable(f"there is no bridge '{bridge}'{where}", hint=f"sudo cmnet start{option}")
+    for machine in machines:
+        for disk in machine.disks:
+            path = os.path.join(store.folder(machine), disk.file)
+            try:
+                mode = os.stat(path).st_mode
+            except FileNotFoundError:
+                raise StoreError(f"'{machine.name}' has lost its disk {path}") from None
+            if machine.is_template and not mode & stat.S_IWUSR:
+                raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
+                           hint=f"vminstantiate -n {machine.name} makes a machine of it")
+
+
+def accelerator(host: Host, settings: Settings) -> str:
+    """kvm or tcg. Raises HostUnavailable where kvm is insisted on and cannot be had."""
+    if settings.accel == Accelerator.tcg:
+        return "tcg"
+    if host.qemu.kvm_usable():
+        return "kvm"
+    if settings.accel == Accelerator.kvm:
+        raise HostUnavailable("KVM cannot run stock kernels here", hint="--accel tcg, or see kvm-ok(1)")
+    return "tcg"
+
+
+def stop(
+    host: Host, store: Store, machines: Sequence[Machine], *, timeout_s: float, say: Callable[[str], None]
+) -> None:
+    """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
+    host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+
+
+def power(store: Store, machine: Machine) -> Power:
+    return Power(name=machine.name, lock=layout.lock(store.folder(machine)),
+                 monitor=layout.socket(store.run_folder(machine), "qmp.1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Starts one machine. Undone by ending it: it has lived for moments."""
+
+    store: Store
+    machine: Machine
+    place: launch.Place
+
+    def describe(self) -> str:
+        return f"start {self.machine.name} ({self.place.accel})"
+
+    def do(self, host: Host) -> None:
+        host.qemu.start(launch.of(self.machine, self.place))
+
+    def undo(self, host: Host) -> None:
+        host.qemu.kill(layout.lock(self.place.folder))
