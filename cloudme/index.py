@@ -91,20 +91,24 @@ def listing(world: World, *, every: bool = False) -> list[dict[str, Any]]:
     for folder, file in ((world.machines, layout.MACHINE_RECORD), (world.templates, layout.TEMPLATE_RECORD)):
         for name in names(folder):
             path = f"{folder}/{name}"
-            if every or held(layout.lock(path)):
-                entry = _entry(path, name, file)
-                if every or entry["state"] == "running":
-                    found.append(entry)
+            now = state(path, file)
+            if every or now == "running":
+                found.append({"name": name, **_known(f"{path}/{file}", now), "state": now, "since": _since(path, now)})
     return found
 
 
-def _entry(path: str, name: str, file: str) -> dict[str, Any]:
-    now = state(path, file)
-    raw = record(f"{path}/{file}") if now in ("running", "stopped") else {}
-    nics = raw["nics"] if raw.get("nics") else [raw.get("nic") or {}]
-    template = file == layout.TEMPLATE_RECORD
-    return {
-        "name": name, "group": TEMPLATES if template else raw.get("group"),
-        "type": raw.get("type", "default" if template else None), "address": nics[0].get("address"), "state": now,
-        "since": os.stat(layout.lock(path)).st_mtime if now == "running" else None,
-    }
+def _known(path: str, now: str) -> dict[str, Any]:
+    """What the record at `path` says of group, type and address."""
+    raw = record(path) if now in ("running", "stopped") else {}
+    if path.endswith(layout.TEMPLATE_RECORD):
+        return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address")}
+    nics = raw.get("nics") or [{}]
+    return {"group": raw.get("group"), "type": raw.get("type"), "address": nics[0].get("address")}
+
+
+def _since(path: str, now: str) -> float | None:
+    """The launcher touches the lock when it starts the machine."""
+    try:
+        return os.stat(layout.lock(path)).st_mtime if now == "running" else None
+    except OSError:
+        return None
