@@ -82,6 +82,18 @@ def named(args: argparse.Namespace) -> str | None:
     return name
 
 
+def one_of(known: Iterable[str], text: str, what: str) -> str:
+    """The one of `known` that `text` is, or unambiguously begins. Raises NotFound, UsageError where several do."""
+    found = [name for name in known if name.startswith(text)]
+    if text in found:
+        return text
+    if not found or not text:
+        raise errors.NotFound(f"no {what} '{text}'", hint="vmrunning -a lists them")
+    if len(found) > 1:
+        raise errors.UsageError(f"'{text}' may be {', '.join(found)}")
+    return found[0]
+
+
 def world(args: argparse.Namespace) -> layout.World:
     """The world that options and environment choose. Raises UsageError for a realm that is no name."""
     found = layout.world(args.realm)
@@ -125,6 +137,12 @@ def teller(args: argparse.Namespace, *, verbose: bool = False) -> Callable[[str]
     if args.quiet or (verbose and not args.verbose):
         return lambda line: None
     return lambda line: print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+
+
+def tell_accelerator(args: argparse.Namespace, host: Host, settings: Settings) -> None:
+    """Say once that machines will be slow, where nobody asked for that."""
+    if settings.accel == "auto" and not host.qemu.kvm_usable():
+        teller(args)("KVM cannot run stock kernels here: machines are emulated (TCG), about ten times slower")
 
 
 def print_json(value: object) -> None:

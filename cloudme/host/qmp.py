@@ -25,7 +25,7 @@ class QmpMonitor:
         try:
             return self._runner.run(self._client.execute(command, arguments or None))
         except ExecuteError as error:
-            raise PeerError(f"QEMU refused '{command}': {error.error_class}: {error}") from error
+            raise PeerError(f"QEMU refused '{command}': {error}") from error
         except QMPError as error:
             raise PeerError(f"QEMU went away during '{command}'") from error
 

@@ -45,8 +45,10 @@ def disk(path: str, index: int, *, boot: bool) -> Parts:
     cache.direct is off: clones share their base through the host's page cache.
     """
     node = f"disk{index}"
-    device: dict[str, Any] = {"driver": "virtio-blk-pci", "id": f"vd{index}", "drive": node, "bus": "pcie.0", "addr": f"0x6.{index}",
-              "multifunction": index == 0, "serial": node}
+    device: dict[str, Any] = {
+        "driver": "virtio-blk-pci", "id": f"vd{index}", "drive": node, "bus": "pcie.0", "addr": f"0x6.{index}",
+        "multifunction": index == 0, "serial": node,
+    }
     if boot:
         device["bootindex"] = 1
     return [

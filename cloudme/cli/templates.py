@@ -1,0 +1,104 @@
+"""What vmcreate does with its options: gather, call the operations in their order, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from cloudme import cli
+from cloudme.errors import UsageError
+from cloudme.model import units
+from cloudme.model.hostconfig import Settings
+from cloudme.model.machine import Template
+from cloudme.model.names import Name
+from cloudme.model.steps import Transaction
+from cloudme.operations import power, readiness, templates
+from cloudme.store import Store
+
+
+def make(args: argparse.Namespace, name: Name) -> None:
+    """A new template: made, prepared, powered off; or its installation started."""
+    store, settings = cli.store(args), cli.settings(args)
+    wanted = _wanted(args, name, settings)
+    if os.path.exists(store.world.template_record(name)) and templates.same(store.template(name), wanted):
+        cli.teller(args)(f"template '{name}' is there already")
+        print(name)
+        return
+    host = cli.host(args)
+    boots = bool(wanted.iso) or not args.no_prepare
+    network = store.network() or settings.network()
+    if boots:
+        power.check(host, store, [], [network.bridge])
+    with cli.transaction(args, host) as transaction:
+        template = templates.make(transaction, store, wanted, default_disk_bytes=settings.disk_bytes)
+        if transaction.dry_run:
+            return
+        if wanted.iso:
+            power.start(transaction, store, [store.boot_template(template, network)], settings)
+        elif boots:
+            _prepare(args, transaction, store, template, settings)
+    if wanted.iso:
+        _tell_installation(args, store, template)
+    print(name)
+
+
+def _prepare(
+    args: argparse.Namespace, transaction: Transaction, store: Store, template: Template, settings: Settings
+) -> None:
+    host, say = transaction.host, cli.teller(args)
+    network = store.network() or settings.network()
+    machine = store.boot_template(template, network)
+    templates.seed.write(host, store, machine, network)
+    cli.tell_accelerator(args, host, settings)
+    power.start(transaction, store, [machine], settings)
+    readiness.wait(host, store, [machine], "ssh", timeout_s=settings.boot_timeout_s, say=say)
+    templates.prepare(host, store, machine, say)
+    power.stop(host, store, [machine], timeout_s=settings.stop_timeout_s, say=say)
+    templates.finish(store, template)
+
+
+def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> templates.Wanted:
+    if not args.image and not args.iso:
+        raise UsageError("an image or an ISO is wanted", hint="vmcreate -n NAME --image IMAGE, or -i FILE.iso")
+    is_file = bool(args.image) and (os.sep in args.image or os.path.isfile(args.image))
+    return templates.Wanted(
+        name=name, iso=args.iso, file=args.image if is_file else None,
+        image=Name(args.image, "name of an image") if args.image and not is_file else None,
+        vcpus=settings.vcpus if args.cpus is None else args.cpus,
+        ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib,
+        disk_bytes=units.disk_bytes(args.disk) if args.disk else None,
+    )
+
+
+def _tell_installation(args: argparse.Namespace, store: Store, template: Template) -> None:
+    say = cli.teller(args)
+    say(f"the installation runs; root's authorized_keys wants {store.world.template(template.name)}/ssh_key.pub")
+    if args.graphic:
+        cli.open_display(args, os.path.join(store.world.template_run(template.name), "vnc"))
+    else:
+        say(f"its display: vm -g templates -G {template.name}   its serial console: "
+            f"vmconsole -g templates {template.name}")
+
+
+def adjust(args: argparse.Namespace, name: Name) -> None:
+    """vmcreate -a."""
+    if args.memory is None and args.cpus is None and args.disk is None:
+        raise UsageError("nothing to adjust", hint="-m, -c, -d")
+    store = cli.store(args)
+    with cli.transaction(args, cli.host(args)) as transaction:
+        templates.adjust(
+            transaction, store, name, vcpus=args.cpus,
+            ram_mib=units.ram_mib(args.memory) if args.memory else None,
+            disk_bytes=units.disk_bytes(args.disk) if args.disk else None,
+        )
+    print(name)
+
+
+def remove(args: argparse.Namespace, name: Name) -> None:
+    """vmcreate --remove."""
+    store = cli.store(args)
+    templates.without_clones(store, store.template(name))
+    if not args.dry_run:
+        cli.confirmed(f"Remove template '{name}' and its disk?", yes=args.yes)
+    with cli.transaction(args, cli.host(args)) as transaction:
+        templates.remove(transaction, store, name)
