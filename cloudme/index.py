@@ -38,7 +38,7 @@ def held(path: str) -> bool:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, WRITE_LOCK)
     finally:
         os.close(fd)
-    return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
 
 def state(folder: str, record: str) -> str:
@@ -69,7 +69,7 @@ class Plain:
     parse_constant = float
 
 
-_scan = make_scanner(Plain())
+_scan = make_scanner(Plain())  # type: ignore[arg-type]
 
 
 def record(path: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def main(command: Callable[[argparse.Namespace], int | None], parser: argparse.A
     return run(parser.prog, command, args)
 
 
-def run(prog: str, command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+def run(prog: str, command: Callable[[Any], int | None], args: object) -> int:
     """Like `main` where the arguments are known already."""
     try:
         status = command(args) or 0
