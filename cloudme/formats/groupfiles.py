@@ -61,13 +61,13 @@ def _request(line: str, path: str, templates: Container[str], where: str) -> tup
     group = Name(group_text or stem(path), "name of a group")
     if group == TEMPLATES:
         raise UsageError(f"the group '{TEMPLATES}' is reserved")
+    kind = Name(type_text or DEFAULT_TYPE, "name of a type")
     options = _options(options_text)
     prefix = Name(options.get("name") or type_text or template, "prefix of names")
     count = int(count_text or 1)
     numbered(prefix, count - 1)
     request = CloneRequest(
-        template=template, count=count, group=group, type=Name(type_text or DEFAULT_TYPE, "name of a type"),
-        prefix=prefix, where=where,
+        template=template, count=count, group=group, type=kind, prefix=prefix, where=where,
         ram_mib=_ram(options["mem"]) if "mem" in options else None,
         vcpus=_cpus(options["cpu"]) if "cpu" in options else None,
         extra_disks=_disks(options["dsk"]) if "dsk" in options else (),
