@@ -14,6 +14,7 @@ from functools import cache
 
 from cloudme import index
 from cloudme.errors import CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.formats import evidence
 from cloudme.host import qmp
 from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
@@ -45,8 +46,7 @@ class Qemu:
             for tap in launch.taps:
                 fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
                 mine.callback(os.close, fds[tap.netdev])
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(launch.output)
+            _begin_logs(launch)
             argv = rendering.argv(launch, fds)
             pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
         self._await_greeting(launch, pid, timeout_s)
@@ -136,10 +136,20 @@ def last_words(path: str) -> str:
     """The end of what a program printed into `path`."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().strip().splitlines()
+            words = evidence.last_words(file.read())
     except OSError:
-        lines = []
-    return lines[-1] if lines else "it said nothing"
+        words = ""
+    return words or "it said nothing"
+
+
+def _begin_logs(launch: Launch) -> None:
+    """QEMU's own words begin anew, the consoles' go on below a line that says so."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(launch.output)
+    for listener in launch.chardevs:
+        if listener.log:
+            with open(listener.log, "a", encoding="utf-8") as log:
+                log.write(f"\n{evidence.START_MARK} {launch.name}, {time.strftime('%Y-%m-%d %H:%M:%S')} --\n")
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ class Launch:
     """Everything needed to start one QEMU. Descriptors have roles here and get numbers at the start.
 
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
-    firmware_log: where QEMU's own output goes.           vnc: the socket of the display.
+    output:    where QEMU's own output goes.              vnc: the socket of the display.
+    firmware_log: what the firmware says, written anew at each start.
     """
 
     name: str
@@ -57,4 +58,5 @@ class Launch:
     lock: str
     run_folder: str
     output: str
+    firmware_log: str
     boot_once: str | None = None

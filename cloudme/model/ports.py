@@ -85,6 +85,9 @@ class Net(Protocol):
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
 
+    def neighbour(self, address: str) -> str:
+        """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:

@@ -93,6 +93,11 @@ def console() -> Parts:
     return [Part("device", {"driver": "isa-serial", "id": "com1", "chardev": "console"})]
 
 
+def firmware_log() -> Parts:
+    """The port at which SeaBIOS tells how it looks for a disk (its CONFIG_DEBUG_IO); chardev `firmware`."""
+    return [Part("device", {"driver": "isa-debugcon", "id": "debugcon", "iobase": 0x402, "chardev": "firmware"})]
+
+
 def display() -> Parts:
     """A VGA card and a tablet, so that the pointer of a viewer and the guest's agree."""
     return [

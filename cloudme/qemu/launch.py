@@ -15,6 +15,8 @@ from cloudme.qemu import hardware
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
 SERIAL_LOG = "console.log"
+FIRMWARE_LOG = "firmware.log"
+OUTPUT = "qemu.log"
 SEED = "seed.iso"
 
 
@@ -32,7 +34,7 @@ def of(machine: Machine, place: Place) -> Launch:
     """Return how `machine` starts at `place`."""
     parts = hardware.memory(machine.shape.ram_mib)
     parts += hardware.entropy() + hardware.generation() + hardware.root_ports() + hardware.display()
-    parts += hardware.console() + hardware.agent()
+    parts += hardware.console() + hardware.firmware_log() + hardware.agent()
     for index, disk in enumerate(machine.disks):
         parts += hardware.disk(os.path.join(place.folder, disk.file), index, boot=index == 0)
     if machine.access.seeded:
@@ -52,7 +54,7 @@ def of(machine: Machine, place: Place) -> Launch:
         ],
         taps=[TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
-        output=os.path.join(place.run, "qemu.log"),
+        output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
     )
 
 
@@ -80,6 +82,7 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         line += ["-chardev", _socket(monitor, fds), "-mon", f"chardev={monitor.role},mode=control"]
     for chardev in launch.chardevs:
         line += ["-chardev", _socket(chardev, fds)]
+    line += ["-chardev", f"file,id=firmware,path={_escaped(launch.firmware_log)}"]
     for tap in launch.taps:
         line += option(Part("netdev", {"type": "tap", "id": tap.netdev, "fd": str(fds[tap.netdev])}))
     for part in launch.parts:
