@@ -1,0 +1,27 @@
+"""The *.j2 files of templates/, filled in. A copy in the configuration's templates/ folder wins."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cloudme import layout
+from cloudme.errors import ConfigError
+
+
+def text(name: str, config: str, /, **values: Any) -> str:
+    """Return the template `name` (as 'user-data.j2') filled in.
+
+    config:  the configuration's folder.
+    Raises:  ConfigError where the person who edited it left a hole or a mistake.
+    """
+    import jinja2
+
+    loader = jinja2.FileSystemLoader([os.path.join(config, "templates"), layout.text_templates()])
+    environment = jinja2.Environment(  # noqa: S701  no HTML is written
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
+        lstrip_blocks=True)
+    try:
+        return environment.get_template(name).render(**values)
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"the template {name}: {error}") from error

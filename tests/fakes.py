@@ -1,0 +1,203 @@
+"""The second implementation of every port: hand-written, in memory, as strict as the first.
+
+`host()` gives a whole one; a test passes what it wants to script or look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloudme.errors import CloudMeError, PeerError
+from cloudme.model.launch import Launch
+from cloudme.model.ports import Ended, Host, HostReport, Monitor, Power, Progress, Target
+from cloudme.store import take_lock
+
+
+@dataclass
+class FakeRun:
+    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    fail: dict[str, CloudMeError] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    calls: list[list[str]] = field(default_factory=list)
+
+    def __call__(
+        self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+    ) -> str:
+        self.calls.append(list(argv))
+        for word, error in self.fail.items():
+            if any(word in argument for argument in argv):
+                raise error
+        if list(argv[:2]) == ["qemu-img", "create"]:
+            with open([word for word in argv[2:] if os.path.isabs(word)][-1], "w", encoding="ascii") as file:
+                file.write("qcow2")
+        return self.answers.get(argv[0], "")
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+        self.calls.append(list(argv))
+        return 1
+
+    def find(self, program: str) -> str | None:
+        return None if program in self.missing else f"/usr/bin/{program}"
+
+
+@dataclass
+class FakeMonitor:
+    executed: list[str] = field(default_factory=list)
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        self.executed.append(command)
+        return {}
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        return True
+
+
+@dataclass
+class FakeHypervisor:
+    """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once."""
+
+    kvm: bool = False
+    refuse: set[str] = field(default_factory=set)
+    running: dict[str, int] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
+
+    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
+        if launch.name in self.refuse:
+            raise PeerError(f"QEMU for '{launch.name}' ended: no")
+        self.running[launch.lock] = take_lock(launch.lock)
+        self.launches.append(launch)
+
+    @contextlib.contextmanager
+    def monitor(self, path: str, *, timeout_s: float = 5) -> Iterator[Monitor]:
+        yield FakeMonitor()
+
+    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
+        for machine in machines:
+            self.kill(machine.lock)
+
+    def kill(self, lock: str) -> None:
+        if lock in self.running:
+            os.close(self.running.pop(lock))
+
+    def version(self) -> str:
+        return "7.2.22"
+
+    def kvm_usable(self) -> bool:
+        return self.kvm
+
+
+@dataclass
+class FakeNet:
+    bridges: set[str] = field(default_factory=lambda: {"bridge0"})
+
+    def bridge_exists(self, bridge: str) -> bool:
+        return bridge in self.bridges
+
+    def tap(self, bridge: str, mac: str) -> int:
+        return os.open(os.devnull, os.O_RDWR)
+
+
+@dataclass
+class FakeShell:
+    """Answers by machine name; a machine that is not named ends with status 0."""
+
+    answers: dict[str, Ended] = field(default_factory=dict)
+    probes: dict[str, list[str]] = field(default_factory=dict)
+    commands: list[tuple[str, str]] = field(default_factory=list)
+
+    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        self.commands.append((target.name, command))
+        return self.answers.get(target.name, Ended(status=0, stdout=b"", stderr=b""))
+
+    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
+        script = self.probes.get(target.name, ["ready"])
+        return script.pop(0) if len(script) > 1 else script[0]
+
+
+    def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
+        self.commands.append((target.name, f"{command or 'shell'}{' on a terminal' if tty else ''}"))
+        return self.answers.get(target.name, Ended(status=0, stdout=b"", stderr=b"")).status
+
+    def put(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        self.commands.append((target.name, f"put {' '.join(sources)} {destination}"))
+        return []
+
+    def get(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        self.commands.append((target.name, f"get {' '.join(sources)} {destination}"))
+        return []
+
+
+@dataclass
+class FakeStreams:
+    """Records what was joined; following a file gives what is in it."""
+
+    joined: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def console(self, path: str, *, timeout_s: float | None = None) -> None:
+        self.joined.append((path, timeout_s))
+
+    def relay(self, address: str, port: int) -> None:
+        self.joined.append((address, port))
+
+    def follow(self, path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
+        with open(path, "rb") as file:
+            yield file.read()
+
+
+@dataclass
+class FakeAgent:
+    answers: bool = True
+
+    def ping(self, socket: str, *, timeout_s: float) -> bool:
+        return self.answers
+
+
+@dataclass
+class FakePlaybooks:
+    reports: dict[str, HostReport] = field(default_factory=dict)
+    runs: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    def run(
+        self, playbook: str, inventory: Mapping[str, Any], *, say: Callable[[str], None],
+    ) -> Mapping[str, HostReport]:
+        self.runs.append((playbook, inventory))
+        return self.reports
+
+
+@dataclass
+class FakeIso:
+    written: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+    def write(self, path: str, label: str, files: Mapping[str, bytes]) -> None:
+        self.written[path] = dict(files)
+        with open(path, "wb") as file:
+            file.write(label.encode())
+
+
+@dataclass
+class FakeKeys:
+    made: int = 0
+
+    def ed25519(self, comment: str) -> tuple[str, str]:
+        self.made += 1
+        return f"PRIVATE {self.made}\n", f"ssh-ed25519 KEY{self.made} {comment}"
+
+
+def host(**parts: Any) -> Host:
+    """A whole host of fakes; keyword arguments replace parts of it."""
+    fakes: dict[str, Any] = {
+        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(), "streams": FakeStreams(),
+        "playbooks": FakePlaybooks(), "iso": FakeIso(), "keys": FakeKeys(), "now": lambda: 1_800_000_000.0,
+    }
+    return Host(**{**fakes, **parts})
+
