@@ -105,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, None]:
     """Fails a skip where CLOUDME_STRICT is set, and tells `evidence` of a failure."""
     answer = yield
-    report = answer.get_result()  # type: ignore[attr-defined]
+    report = answer.get_result()
     if report.skipped and not hasattr(report, "wasxfail") and STRICT:
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(word in reason.lower() for word in BEYOND_CI):

@@ -23,7 +23,7 @@ def settings(world: World, accel: str | None) -> Settings:
 
 def host(world: World) -> Host:
     """Enter the realm and return the adapters."""
-    from cloudme.host import agent, iso, keys, netlink, playbook, qemu, realm, run, ssh
+    from cloudme.host import agent, iso, keys, netlink, playbook, qemu, realm, run, ssh, streams
 
     if world.realm:
         realm.enter(world.namespace, world.realm)
@@ -31,5 +31,6 @@ def host(world: World) -> Host:
     net = netlink.Links(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
+        streams=streams.Standard(),
         playbooks=playbook.Ansible(runner), iso=iso.IsoWriter(), keys=keys.SshKeys(), now=time.time,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -110,10 +110,40 @@ class Ended:
     stderr: bytes
 
 
-class Shell(Protocol):
-    """ssh. Raises PeerError (key refused, host key changed), TimedOut, NotFound (file)."""
+Progress = Callable[[str, int, int], None]
+"""Called as a copy goes on: the name of the file, bytes done, bytes in all; both counts are of the whole copy."""
 
-    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended: ...
+
+class Shell(Protocol):
+    """ssh.
+
+    Raises:  TimedOut where no session came to be (the guest may still be booting), PeerError where the guest or its
+             host key said no, or the connection was lost in the middle; NotFound for files.
+    """
+
+    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        """Run a command; a signal ended it: 255. Raises TimedOut, too, where it has not ended within `timeout_s`."""
+
+    def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
+        """Run a command, or a login shell, on our own stdin, stdout and stderr; returns its exit status.
+
+        A shell gets a terminal where stdin is one, a command where `tty` says so.
+        """
+
+    def put(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        """Copy files, and with `recursive` folders, into the guest, with mode and time; no file is ever half there.
+
+        destination: a folder that is there, or, for one source, the name of the copy; relative to the login's home.
+        Returns:     what was left out: neither file nor folder, or a link to a folder within a folder.
+        Raises:      UsageError, NotFound, NotPermitted, StoreError; before the first byte is copied, if it can.
+        """
+
+    def get(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        """The other way; see `put`."""
 
     def probe(self, target: Target, *, timeout_s: float = 5) -> str:
         """How far one try comes: 'unreachable', 'closed', 'silent', 'host-key', 'refused' or 'ready'."""
@@ -124,6 +154,23 @@ class Agent(Protocol):
 
     def ping(self, socket: str, *, timeout_s: float) -> bool:
         """True once the agent answers; False at the deadline or when QEMU goes."""
+
+
+class Streams(Protocol):
+    """Our own stdin and stdout, joined to something."""
+
+    def console(self, path: str, *, timeout_s: float | None = None) -> None:
+        """Join them to the socket `path` until its other end closes, or Ctrl-] is typed on a terminal.
+
+        timeout_s: leave, too, when stdin has ended and nothing came for so long.
+        Raises:    NotFound where nobody listens.
+        """
+
+    def relay(self, address: str, port: int) -> None:
+        """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
+
+    def follow(self, path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
+        """What is in the file, then what is added to it, until `alive` says no and all is read."""
 
 
 class Playbooks(Protocol):
@@ -166,6 +213,7 @@ class Host:
     net: Net
     shell: Shell
     agent: Agent
+    streams: Streams
     playbooks: Playbooks
     iso: Iso
     keys: Keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -173,5 +174,5 @@ def test_every_clone_has_a_host_key_of_its_own_and_it_is_pinned(store: Store) ->
     host = fakes.host()
     template(store, host)
     machines = instantiate(store, host, request(2))
-    pins = [open(store.target(m).known_hosts_file, encoding="ascii").read() for m in machines]  # noqa: SIM115
+    pins = [Path(store.target(m).known_hosts_file).read_text(encoding="ascii") for m in machines]
     assert pins[0].startswith("web00,10.210.0.2 ssh-ed25519 KEY") and pins[0].split()[2] != pins[1].split()[2]

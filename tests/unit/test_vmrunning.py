@@ -110,7 +110,8 @@ def test_json_has_the_documented_keys(made: Made, command: Command) -> None:
 def test_another_realm_has_its_own_machines_and_the_same_templates(made: Made, command: Command) -> None:
     there = layout.world("r1")
     made.folder(there.machine("web09"), held=True, record="machine.json", text=records.dump(machine("web09")))
-    assert [line.split()[0] for line in command("vmrunning", "--realm", "r1").stdout.splitlines()] == ["web09", "debian"]
+    shown = command("vmrunning", "--realm", "r1").stdout
+    assert [line.split()[0] for line in shown.splitlines()] == ["web09", "debian"]
 
 
 def test_an_empty_world_is_no_error(command: Command) -> None:
