@@ -31,6 +31,6 @@ def host(world: World) -> Host:
     net = netlink.Links(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
-        streams=streams.Standard(),
-        playbooks=playbook.Ansible(runner), iso=iso.IsoWriter(), keys=keys.SshKeys(), now=time.time,
+        streams=streams.Standard(), playbooks=playbook.Ansible(runner), iso=iso.IsoWriter(), keys=keys.SshKeys(),
+        now=time.time,
     )
