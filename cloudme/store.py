@@ -209,7 +209,10 @@ class Store:
         )
 
     def boot_template(self, template: Template, network: Network) -> Machine:
-        """The template as a machine of this realm that can be started, with an address reserved for it here."""
+        """The template as a machine of this realm that can be started, with an address reserved for it here.
+
+        The ISO that it was installed from is in its drive while the file is there.
+        """
         machine = template.machine()
         name = Name(f"{TEMPLATE_PREFIX}{template.name}")
         with self.locked():
@@ -219,7 +222,9 @@ class Store:
             else:
                 address = free_addresses(network, [taken for _, taken in reservations.values()], 1)[0]
                 self.reserve(network, name, template.nic.mac, address)
-        return dataclasses.replace(machine, nics=(dataclasses.replace(template.nic, address=address),))
+        cdrom = template.iso if template.iso and os.path.exists(template.iso) else None
+        return dataclasses.replace(
+            machine, cdrom=cdrom, nics=(dataclasses.replace(template.nic, address=address),))
 
     def forget_template(self, name: str, network: str = DEFAULT_NETWORK) -> None:
         """Give a template's address in this realm back."""

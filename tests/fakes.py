@@ -95,12 +95,16 @@ class FakeHypervisor:
 @dataclass
 class FakeNet:
     bridges: set[str] = field(default_factory=lambda: {"bridge0"})
+    neighbours: dict[str, str] = field(default_factory=dict)
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
 
     def tap(self, bridge: str, mac: str) -> int:
         return os.open(os.devnull, os.O_RDWR)
+
+    def neighbour(self, address: str) -> str:
+        return self.neighbours.get(address, "")
 
 
 @dataclass
@@ -196,8 +200,9 @@ class FakeKeys:
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(), "streams": FakeStreams(),
-        "playbooks": FakePlaybooks(), "iso": FakeIso(), "keys": FakeKeys(), "now": lambda: 1_800_000_000.0,
+        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(),
+        "streams": FakeStreams(), "playbooks": FakePlaybooks(), "iso": FakeIso(), "keys": FakeKeys(),
+        "now": lambda: 1_800_000_000.0,
     }
     return Host(**{**fakes, **parts})
 

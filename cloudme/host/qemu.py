@@ -9,7 +9,8 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from cloudme import index
@@ -20,6 +21,9 @@ from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import launch as rendering
 from cloudme.store import reported, take_lock
+
+GREETING_S = 2
+"""How long a living monitor may take to greet: it does in a millisecond."""
 
 QUIT_S = 5
 """What QEMU gets to obey `quit`: it flushes its disks first."""
@@ -59,9 +63,10 @@ class Qemu:
             for fd in (client.fileno(), pidfd):
                 poller.register(fd, select.POLLIN)
             ready = {fd for fd, _ in poller.poll(timeout_s * 1000)}
-            if pidfd not in ready and client.fileno() in ready and client.recv(1):
-                return
-            if pidfd not in ready and not ready:
+            with contextlib.suppress(ConnectionResetError):
+                if client.fileno() in ready and client.recv(1):
+                    return
+            if not ready:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
@@ -77,12 +82,11 @@ class Qemu:
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         with contextlib.ExitStack() as mine:
             living = {machine: fd for machine in machines if (fd := mine.enter_context(_holder(machine.lock))) >= 0}
-            for machine in living:
-                self._tell(machine, "system_powerdown", say)
+            self._tell(living, "system_powerdown", say)
             self._await(living, timeout_s)
             for machine in living:
                 say(f"{machine.name} does not heed the power button: ending it")
-                self._tell(machine, "quit", say)
+            self._tell(living, "quit", say)
             self._await(living, QUIT_S)
             for machine, fd in living.items():
                 say(f"{machine.name} does not answer: killing it")
@@ -91,12 +95,20 @@ class Qemu:
             if living:
                 raise TimedOut(f"{', '.join(m.name for m in living)} cannot be killed", hint="see dmesg")
 
-    def _tell(self, machine: Power, command: str, say: Callable[[str], None]) -> None:
-        try:
-            with self.monitor(machine.monitor) as monitor:
-                monitor.execute(command)
-        except CloudMeError as error:
-            say(f"{machine.name}: {error.message}")
+    def _tell(self, machines: Collection[Power], command: str, say: Callable[[str], None]) -> None:
+        """Send one command to all at once; one that is stuck delays nobody."""
+        def tell(machine: Power) -> None:
+            try:
+                with self.monitor(machine.monitor, timeout_s=GREETING_S) as monitor:
+                    monitor.execute(command)
+            except (NotFound, PeerError):
+                pass  # it went by itself
+            except CloudMeError as error:
+                say(f"{machine.name}: {error.message}")
+
+        if machines:
+            with ThreadPoolExecutor(max_workers=min(len(machines), 16)) as pool:
+                list(pool.map(tell, list(machines)))
 
     def _await(self, living: dict[Power, int], timeout_s: float) -> None:
         """Wait until all have ended; those that have are dropped from `living`."""
