@@ -15,17 +15,24 @@ SETTLE_S = 60
 """How long a refused key or a wrong host key may last: cloud-init may still be replacing what the image came with."""
 
 
-class Stage(StrEnum):
-    """In order; the words that a user reads."""
+class Stage(IntEnum):
+    """In order; their names are what a user reads."""
 
-    process = "process"
-    firmware = "firmware"
-    kernel = "kernel"
-    booted = "booted"
-    address = "address"
-    port = "port"
-    ssh = "ssh"
-    agent = "agent"
+    process = 0
+    firmware = 1
+    kernel = 2
+    booted = 3
+    address = 4
+    port = 5
+    ssh = 6
+    agent = 7
+
+
+SAID = {
+    Stage.process: "runs", Stage.firmware: "starts from its disk", Stage.kernel: "runs its kernel",
+    Stage.booted: "has booted", Stage.address: "has its address", Stage.port: "has its ssh port open",
+    Stage.ssh: "answers ssh", Stage.agent: "answers through its guest agent",
+}
 
 
 class Firmware(StrEnum):

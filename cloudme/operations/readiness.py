@@ -1,0 +1,183 @@
+"""Waiting for machines: until they are what is wanted, or until it is known why they will not be.
+
+One thread a machine; most of its time passes in the guest agent's `ping` or a connect, which answer at once when
+something happens there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import wait as all_ended
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cloudme import index, layout
+from cloudme.errors import PeerError, TimedOut
+from cloudme.formats import evidence
+from cloudme.model import readiness
+from cloudme.model.machine import Machine
+from cloudme.model.ports import Host, Target
+from cloudme.model.readiness import Cause, Dhcp, Evidence, Stage
+from cloudme.qemu import launch
+from cloudme.store import Store
+
+FIRST_S, MOST_S = 0.05, 1.0
+"""The pace of looking: quick after something was seen, slower while nothing is."""
+
+KNOCK_S, HANDSHAKE_S = 1.0, 5.0
+"""What one try of ssh gets: little while nothing answers there, enough for a handshake under TCG (2 s) after that."""
+
+TAIL_BYTES = 256 << 10
+"""How much of a log's end is read: the serial log of a whole boot is below 128 KiB."""
+
+DHCP_LOG = "dnsmasq.log"
+
+T = TypeVar("T")
+
+
+def wait(
+    host: Host, store: Store, machines: Sequence[Machine], goal: str, *, timeout_s: float, say: Callable[[str], None]
+) -> None:
+    """Return when every machine has reached `goal`, one of readiness.GOALS.
+
+    say:     told how far each machine has come, whenever that changes.
+    Raises:  TimedOut, with a line for each machine that did not make it; PeerError as soon as one never can, with a
+             line for each of those; NotFound where `goal` needs an address and a machine has none of ours.
+    """
+    if not machines:
+        return
+    deadline = time.monotonic() + timeout_s
+    over = threading.Event()
+    watches = [Watch(host, store, machine, goal, say, over, _target(store, machine, goal)) for machine in machines]
+    with ThreadPoolExecutor(max_workers=len(watches)) as pool:
+        futures = [pool.submit(watch.run, deadline) for watch in watches]
+        try:
+            all_ended(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            over.set()
+    failed = {str(watch.machine.name): cause for watch, future in zip(watches, futures, strict=True)
+              if (cause := future.result())}
+    hopeless = {name: cause for name, cause in failed.items() if cause.hopeless}
+    if hopeless:
+        raise PeerError(_lines(hopeless), hint=_hint(hopeless))
+    if failed:
+        raise TimedOut(_lines(failed), hint=_hint(failed))
+
+
+def _target(store: Store, machine: Machine, goal: str) -> Target | None:
+    return store.target(machine) if goal in ("address", "ssh") else None
+
+
+def _lines(causes: dict[str, Cause]) -> str:
+    return "\n".join(f"{name} did not reach '{cause.stage.name}': {cause.why}" for name, cause in causes.items())
+
+
+def _hint(causes: dict[str, Cause]) -> str:
+    """What to type next; for several machines each advice once, with NAME left to the reader."""
+    hints = "; ".join(dict.fromkeys(cause.hint for cause in causes.values()))
+    return hints.replace("NAME", next(iter(causes))) if len(causes) == 1 else hints
+
+
+@dataclass(slots=True)
+class Watch:
+    """Watches one machine. `over` ends all watches of a wait; `parsed` keeps what was read from files that rest."""
+
+    host: Host
+    store: Store
+    machine: Machine
+    goal: str
+    say: Callable[[str], None]
+    over: threading.Event
+    target: Target | None
+    seen: Evidence = field(default_factory=Evidence)
+    probed_since: float = 0
+    parsed: dict[str, tuple[tuple[int, int], object]] = field(default_factory=dict)
+
+    def run(self, deadline: float) -> Cause | None:
+        """Return None once the goal is reached, or the wait is over; else the cause why it is not."""
+        pace_s = FIRST_S
+        while True:
+            began = time.monotonic()
+            before = readiness.progress(self.seen)
+            self._look(min(pace_s, max(deadline - began, 0.01)), deadline)
+            stage = readiness.progress(self.seen)
+            if readiness.reached(self.seen, self.goal):
+                self.say(f"{self.machine.name} {readiness.SAID[Stage[self.goal]]}")
+                return None
+            if stage > before:
+                self.say(f"{self.machine.name} {readiness.SAID[stage]}")
+            cause = readiness.diagnose(self.seen, self.goal)
+            if cause.hopeless:
+                self.over.set()
+                return cause
+            now = time.monotonic()
+            if now >= deadline:
+                return self._last_look()
+            pace_s = FIRST_S if stage != before else min(pace_s * 1.5, MOST_S)
+            if self.over.wait(max(min(began + pace_s, deadline) - now, 0)):
+                return None
+
+    def _look(self, pace_s: float, deadline: float) -> None:
+        """Look at what may have changed: at files at once, at the agent for `pace_s` while it does not answer."""
+        folder, run = self.store.folder(self.machine), self.store.run_folder(self.machine)
+        if not index.held(layout.lock(folder)):
+            words = self._read(os.path.join(run, launch.OUTPUT), evidence.last_words, "")
+            self.seen = dataclasses.replace(self.seen, alive=False, last_words=words)
+            return
+        seen = dataclasses.replace(
+            self.seen,
+            serial=self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, self.seen.serial),
+            firmware=self._read(os.path.join(run, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
+            dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
+            agent=self.seen.agent or self.host.agent.ping(layout.socket(run, "agent"), timeout_s=pace_s),
+        )
+        if self.target:
+            patience_s = HANDSHAKE_S if self.seen.probe in readiness.ANSWERS else KNOCK_S
+            left_s = max(deadline - time.monotonic(), KNOCK_S)  # the last try shall be a fair one
+            probe = self.host.shell.probe(self.target, timeout_s=min(patience_s, left_s))
+            if probe != self.seen.probe:
+                self.probed_since = time.monotonic()
+            seen = dataclasses.replace(seen, probe=probe, steady_s=time.monotonic() - self.probed_since)
+        self.seen = seen
+
+    def _last_look(self) -> Cause:
+        """What is dear to know, asked once."""
+        if self.target:
+            network = self.store.network(self.machine.nics[0].network)
+            self.seen = dataclasses.replace(
+                self.seen, dhcp=self._dhcp(), neighbour=self.host.net.neighbour(self.target.address),
+                network_up=network is None or self.host.net.bridge_exists(network.bridge),
+            )
+        return readiness.diagnose(self.seen, self.goal)
+
+    def _dhcp(self) -> Dhcp:
+        nic = self.machine.nics[0]
+        path = os.path.join(self.store.world.network_run(nic.network), DHCP_LOG)
+        try:
+            since = os.stat(layout.lock(self.store.folder(self.machine))).st_mtime
+            written = os.stat(path).st_mtime
+        except OSError:
+            return Dhcp()
+        return self._read(path, lambda text: evidence.dhcp(text, nic.mac, written=written, since=since), Dhcp())
+
+    def _read(self, path: str, parse: Callable[[str], T], missing: T) -> T:
+        """Parse the end of a file; what was parsed is kept until the file changes."""
+        try:
+            state = os.stat(path)
+            key = (state.st_size, state.st_mtime_ns)
+            kept = self.parsed.get(path)
+            if kept and kept[0] == key:
+                return kept[1]  # type: ignore[return-value]
+            with open(path, "rb") as file:
+                file.seek(max(state.st_size - TAIL_BYTES, 0))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return missing
+        value = parse(text)
+        self.parsed[path] = key, value
+        return value
