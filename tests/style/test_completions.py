@@ -88,7 +88,8 @@ def in_bash(file: Path, line: str) -> list[str]:
 
 def in_fish(file: Path, line: str) -> list[str]:
     script = "source $argv[1]; source $argv[1]; complete -C $argv[2]"
-    return [found.split("\t")[0].rsplit("=")[-1] for found in output(["fish", "--no-config", "-c", script, str(file), line])]
+    offered = output(["fish", "--no-config", "-c", script, str(file), line])
+    return [found.split("\t")[0].rpartition("=")[2] for found in offered]
 
 
 def in_zsh(file: Path, line: str) -> list[str]:
@@ -161,13 +162,15 @@ def test_shells_and_argcomplete_know_the_same_names(
 
 
 def test_completion_of_an_empty_world_is_empty() -> None:
-    assert [completion.known(kind, None) for kind in ("machines", "groups", "images", "realms", "templates")] == [[]] * 5
+    kinds = ("machines", "groups", "images", "realms", "templates")
+    assert [name for kind in kinds for name in completion.known(kind, None)] == []
 
 
 def test_argcomplete_is_answered(world: layout.World, tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     environ = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": "vmrunning w", "COMP_POINT": "11",
-               "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
+               "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+               "_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
     subprocess.run([sys.executable, str(ROOT / "bin/vmrunning")], env=environ, check=False, timeout=60)
     assert answers.read_text("utf-8").split() == ["web00"]
 

@@ -1,0 +1,66 @@
+# cloudMe. `make help` lists the targets that are supported; all others serve them and may change.
+
+PREFIX = /usr/local
+DESTDIR =
+PYTHON = /usr/bin/python3
+
+LIB = $(PREFIX)/lib/cloudme
+VENV = $(DESTDIR)$(LIB)/venv
+INSTALLED = $(VENV)/.installed
+SHIPPED = $(wildcard README.rst) LICENSE setup.cfg pyproject.toml cloudme bin sbin templates completions docs
+SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
+
+# What Debian has to bring: to run, and to be tested.
+RUN_PACKAGES = python3 python3-venv qemu-system-x86 qemu-utils dnsmasq-base nftables iproute2 openssh-client \
+	mmdebstrap e2fsprogs fdisk
+TEST_PACKAGES = $(RUN_PACKAGES) git make bash zsh fish shellcheck groff-base util-linux systemd
+TEST = tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
+
+.PHONY: all install uninstall demo test check unit contract net guest bench completions man format help
+.SUFFIXES:
+
+all: install
+
+install: ## install everything that is missing, and the commands in /usr/local (or PREFIX=...): what `make` alone does
+	tools/debian-packages $(RUN_PACKAGES)
+	@$(MAKE) --no-print-directory $(INSTALLED)
+
+$(INSTALLED): $(SOURCES) Makefile tools/links
+	test -x $(VENV)/bin/pip && $(VENV)/bin/python -c pass || $(PYTHON) -m venv --clear $(VENV)
+	tree=$$(mktemp -d) && trap 'rm -rf "$$tree"' EXIT && cp -a $(SHIPPED) "$$tree" && \
+		$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --upgrade "$$tree"
+	test -z "$(DESTDIR)" || sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|' $$(grep -rlIF '$(DESTDIR)$(LIB)' $(VENV)/bin $(VENV)/pyvenv.cfg)
+	DESTDIR=$(DESTDIR) tools/links make $(PREFIX)
+	touch $@
+
+uninstall: ## undo `make install`; Debian's packages, images and machines stay
+	DESTDIR=$(DESTDIR) tools/links remove $(PREFIX)
+	rm -rf $(DESTDIR)$(LIB)
+
+demo: install ## from nothing to a configured group of machines, and away again
+	PATH=$(PREFIX)/sbin:$(PREFIX)/bin:$$PATH examples/demo
+
+test: ## all tests, from style to real guests
+	$(TEST) -m pytest
+
+check: ## the quick tests: style and unit
+	$(TEST) -m pytest tests/style tests/unit
+
+unit contract net guest: ## the tests of one level
+	$(TEST) -m pytest tests/$@
+
+bench: ## how long commands take, as ratios
+	for bench in bench/bench_*.py; do $(PYTHON) $$bench || exit; done
+
+completions: ## write completions/ anew from the programs' options
+	$(PYTHON) -m tools.completions
+
+man: ## write docs/man anew from the programs' options
+	$(PYTHON) -m tools.manpage
+
+format: ## let ruff mend what it can
+	$(TEST) -m ruff check --fix
+
+help: ## this list
+	@sed -n 's/^\([a-z ]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="	" read -r target said; do \
+		printf '%-26s %s\n' "$$target" "$$said"; done

@@ -1,0 +1,1 @@
+"""Tools for who works on cloudMe: what is generated from the programs' parsers. Not installed."""
