@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from cloudme.store import reported, sync_folder
 
-READABLE = 0o100444
-"""st_mode of the files on the disk (inode(7)): only the guest's root can mount it, and it cannot be written."""
+PRIVATE = 0o100400
+"""st_mode of the files on the disk (inode(7)): a seed holds the host key."""
 
 
 class IsoWriter:
@@ -25,7 +25,7 @@ class IsoWriter:
         try:
             for number, (name, content) in enumerate(files.items()):
                 iso.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name,
-                           joliet_path=f"/{name}", file_mode=READABLE)
+                           joliet_path=f"/{name}", file_mode=PRIVATE)
             _replace(path, iso)
         finally:
             iso.close()

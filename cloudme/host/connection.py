@@ -1,0 +1,171 @@
+"""One ssh connection: greeted, negotiated, its host key checked, logged in. No type of paramiko leaves host/.
+
+paramiko costs more than all the rest of a command: this module is imported when there is a guest to talk to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+import paramiko
+
+from cloudme.errors import CloudMeError, NotFound, PeerError, StoreError, TimedOut
+from cloudme.model.ports import Target
+from cloudme.store import write_atomic
+
+LOST = (paramiko.SSHException, EOFError)
+"""What paramiko raises where the connection does not do what was asked."""
+
+GREETING = b"SSH-"
+"""RFC 4253, 4.2."""
+
+SILENCE_S = 30
+"""A guest that acknowledges nothing for so long has gone: killed, or cut off (tcp(7))."""
+
+RSA = {"rsa-sha2-512", "rsa-sha2-256"}
+"""The algorithms of an 'ssh-rsa' key (RFC 8332)."""
+
+quiet = logging.getLogger("paramiko")
+quiet.addHandler(logging.NullHandler())
+quiet.propagate = False
+
+
+class NotReady(Exception):
+    """How far a try came: a word of `Shell.probe`."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
+@contextlib.contextmanager
+def connected(target: Target, timeout_s: float) -> Iterator[paramiko.Transport]:
+    """A transport that is logged in, and closed at the end. Raises what `Shell` says."""
+    try:
+        transport = connect(target, timeout_s)
+    except NotReady as short:
+        raise _explained(target, short.stage) from None
+    try:
+        yield transport
+    except LOST as error:
+        raise PeerError(f"the connection to '{target.name}' was lost: {error}", hint=f"vmlogs {target.name}") from error
+    finally:
+        transport.close()
+
+
+def connect(target: Target, timeout_s: float) -> paramiko.Transport:
+    """Raises NotReady, and NotFound and StoreError for our own key and known_hosts files."""
+    deadline = time.monotonic() + timeout_s
+    key, pinned = _key(target.key_file), _pinned(target.known_hosts_file)
+    peer = _greeted(target, deadline)
+    transport = paramiko.Transport(peer)
+    try:
+        left = max(deadline - time.monotonic(), 0.1)
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
+        found = _negotiated(transport, {kind for kind, _ in pinned}, left)
+        if pinned and found not in pinned:
+            raise NotReady("host-key")
+        _log_in(transport, target.user, key)
+        if not pinned:  # only now: before cloud-init is done, the guest may show a key that it will throw away
+            where = target.address if target.port == 22 else f"[{target.address}]:{target.port}"
+            write_atomic(target.known_hosts_file, f"{target.name},{where} {' '.join(found)}\n", mode=0o600)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+def _greeted(target: Target, deadline: float) -> socket.socket:
+    """A TCP connection on which an sshd has spoken: a port can be open long before one listens behind it."""
+    try:
+        peer = socket.create_connection((target.address, target.port), max(deadline - time.monotonic(), 0.1))
+    except ConnectionRefusedError:
+        raise NotReady("closed") from None
+    except OSError:
+        raise NotReady("unreachable") from None
+    try:
+        for level, option, value in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 2),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 6),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000),
+        ):
+            peer.setsockopt(level, option, value)
+        poller = select.poll()
+        poller.register(peer, select.POLLIN)
+        if not poller.poll(max(deadline - time.monotonic(), 0) * 1000) or peer.recv(4, socket.MSG_PEEK) != GREETING:
+            raise NotReady("silent")
+    except OSError:
+        peer.close()
+        raise NotReady("silent") from None
+    except BaseException:
+        peer.close()
+        raise
+    return peer
+
+
+def _negotiated(transport: paramiko.Transport, kinds: set[str], timeout_s: float) -> tuple[str, str]:
+    """Agree on ciphers, asking for a host key of the pinned kinds first; returns kind and key as in known_hosts."""
+    wanted = kinds | (RSA if "ssh-rsa" in kinds else set())
+    options = transport.get_security_options()
+    options.key_types = sorted(options.key_types, key=lambda kind: kind not in wanted)
+    try:
+        transport.start_client(timeout=timeout_s)
+        key = transport.get_remote_server_key()
+    except (*LOST, OSError):
+        raise NotReady("silent") from None
+    return key.get_name(), key.get_base64()
+
+
+def _log_in(transport: paramiko.Transport, user: str, key: paramiko.PKey) -> None:
+    try:
+        more = transport.auth_publickey(user, key)
+    except paramiko.AuthenticationException:
+        raise NotReady("refused") from None
+    except (*LOST, OSError):
+        raise NotReady("silent") from None
+    if more:  # the guest wants a second factor, too
+        raise NotReady("refused")
+
+
+def _key(path: str) -> paramiko.PKey:
+    try:
+        return paramiko.Ed25519Key.from_private_key_file(path)
+    except FileNotFoundError:
+        raise NotFound(f"there is no ssh key {path}") from None
+    except paramiko.SSHException as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def _pinned(path: str) -> set[tuple[str, str]]:
+    """The keys in a known_hosts file (sshd(8)) of one machine; none where it is missing.
+
+    The names in it are not looked at: the file is the machine's own.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.split() for line in file if line.strip() and not line.startswith("#")]
+    except FileNotFoundError:
+        return set()
+    keys = {(line[1], line[2]) for line in lines if len(line) >= 3}
+    if not keys:
+        raise StoreError(f"there is no host key in {path}", hint="remove it, and the next key met is pinned")
+    return keys
+
+
+def _explained(target: Target, stage: str) -> CloudMeError:
+    name, where = f"'{target.name}'", f"{target.address} port {target.port}"
+    why = f"vmwait {target.name} tells why"
+    if stage == "host-key":
+        return PeerError(f"the host key of {name} is not the one in {target.known_hosts_file}",
+                         hint="another machine has its address, or it has a new key; if so, remove that file")
+    if stage == "refused":
+        return PeerError(f"{name} refuses user '{target.user}' with the key {target.key_file}", hint=why)
+    said = {"unreachable": "cannot be reached at", "closed": "has no sshd that listens at",
+            "silent": "does not speak ssh at"}
+    return TimedOut(f"{name} {said[stage]} {where}", hint=why)
