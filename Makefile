@@ -50,7 +50,7 @@ unit contract net guest: ## the tests of one level
 	$(TEST) -m pytest tests/$@
 
 bench: ## how long commands take, as ratios
-	for bench in bench/bench_*.py; do $(PYTHON) $$bench || exit; done
+	for bench in bench/bench_*.py; do $(PYTHON) -m bench.$$(basename $$bench .py) || exit; done
 
 completions: ## write completions/ anew from the programs' options
 	$(PYTHON) -m tools.completions

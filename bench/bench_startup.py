@@ -9,13 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 from bench.ratios import compare
 from cloudme import layout, store
 from cloudme.model.machine import Access, Disk, Machine, Nic, Shape
 from cloudme.model.names import Name, numbered
 
+ROOT = Path(__file__).resolve().parent.parent
 MACHINES = 200
 RUNNING = 20
 
@@ -60,7 +59,8 @@ def main() -> None:
         compare(f"vmrunning, {MACHINES} machines of which {RUNNING} run", nothing | {
             " ".join(["vmrunning", *words]): [python, found["vmrunning"], *words]
             for words in ([], ["-a"], ["-g", "pf1"], ["-a", "--json"])}, env=env)
-        compare("--help", nothing | {f"{name} --help": [python, path, "--help"] for name, path in found.items()}, env=env)
+        helps = {f"{name} --help": [python, path, "--help"] for name, path in found.items()}
+        compare("--help", nothing | helps, env=env)
         compare("--version", nothing | {"vmstop --version": [python, found["vmstop"], "--version"]}, env=env)
     finally:
         for fd in locks:

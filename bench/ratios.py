@@ -13,7 +13,8 @@ def compare(
 ) -> None:
     """Run each contender once a round, outputs thrown away, and print median times and ratios to the first.
 
-    contenders: what it is called -> argv with an absolute path.
+    contenders: what it is called -> argv with an absolute path. The median is that of the ratios of each round; p90
+    is the ratio of the two 90th percentiles.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for argv in contenders.values():
@@ -25,8 +26,12 @@ def compare(
     print(f"\n{title} ({rounds} rounds)\n{'ms':>9} {'median':>8} {'p90':>8}")
     for name, spent in times.items():
         ratios = [mine / its for mine, its in zip(spent, first, strict=True)]
-        p90 = statistics.quantiles(ratios, n=10)[-1]
+        p90 = _p90(spent) / _p90(first)
         print(f"{statistics.median(spent) * 1000:9.1f} {statistics.median(ratios):7.2f}x {p90:7.2f}x  {name}")
+
+
+def _p90(spent: Sequence[float]) -> float:
+    return statistics.quantiles(spent, n=10)[-1]
 
 
 def _run(argv: Sequence[str], env: Mapping[str, str] | None) -> float:

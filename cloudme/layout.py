@@ -95,6 +95,18 @@ class World:
         """The folder that dnsmasq reads as `hostsdir`: one file a machine."""
         return os.path.join(self.networks, f"{network}.hosts")
 
+    def leases(self, network: str) -> str:
+        """dnsmasq's own notes of who has which address."""
+        return os.path.join(self.networks, f"{network}.leases")
+
+    def network_lock(self, network: str) -> str:
+        """Held while the network is being changed."""
+        return os.path.join(self.networks, f"{network}.lock")
+
+    def dnsmasq(self, network: str, what: str) -> str:
+        """The file dnsmasq.<what> of a network that runs: conf, pid, log."""
+        return os.path.join(self.network_run(network), f"dnsmasq.{what}")
+
     # what runs: gone after a reboot of the host. A dot cannot stand in a machine's name: no clash.
     def machine_run(self, name: str) -> str:
         return os.path.join(self.realm_run, name)

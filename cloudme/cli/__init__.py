@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from cloudme.cli.parser import Command as Command
     from cloudme.cli.parser import Parser as Parser
     from cloudme.model.hostconfig import Settings
     from cloudme.model.ports import Host
@@ -29,12 +30,12 @@ TERMINATED = 128 + 15
 
 if not TYPE_CHECKING:
     def __getattr__(name: str) -> type:
-        """`Parser`, when somebody asks for it (PEP 562)."""
-        if name != "Parser":
+        """The parsers, when somebody asks for them (PEP 562)."""
+        if name not in ("Parser", "Command"):
             raise AttributeError(name)
-        from cloudme.cli.parser import Parser
+        from cloudme.cli import parser
 
-        return Parser
+        return getattr(parser, name)
 
 
 def complete(action: argparse.Action, kind: str) -> None:

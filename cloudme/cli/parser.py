@@ -10,7 +10,7 @@ from cloudme import cli, errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 argparse._ = str  # type: ignore[attr-defined]
 """argparse looks for translations, which we have none of, in several files for each word, and imports `locale`."""
@@ -52,6 +52,15 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         sys.stderr.write(f"{self.prog}: {message}\n")
         raise SystemExit(errors.UsageError.exit_status)
+
+
+class Command(Parser):
+    """A subcommand (`add_subparsers(parser_class=cli.Command)`); it understands -v and -q too."""
+
+    def __init__(self, **options: Any) -> None:
+        argparse.ArgumentParser.__init__(self, **options, allow_abbrev=False, formatter_class=Help)
+        for short, long in (("-v", "--verbose"), ("-q", "--quiet")):
+            self.add_argument(short, long, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 class Version(argparse.Action):

@@ -63,6 +63,19 @@ def serial(text: str) -> Serial:
     return Serial(boot=boot, line=sign, last=last, complaint=complaint, finished=finished)
 
 
+SCREEN_COLUMNS, SCREEN_CELLS, SCREEN_ADDRESS = 80, 80 * 25, 0xB8000
+"""The VGA card's text mode: two bytes a cell, the character and its colour (IBM VGA Technical Reference)."""
+SCREEN_COMMAND = f"xp /{SCREEN_CELLS}hx {SCREEN_ADDRESS:#x}"
+"""Lets QEMU's human monitor print the cells."""
+
+
+def screen(dump: str) -> str:
+    """The text on a VGA screen in text mode, from what SCREEN_COMMAND prints."""
+    cells = bytes(int(cell, 16) & 0xFF for cell in re.findall(r"0x([0-9a-f]{4})\b", dump))
+    rows = [cells[at:at + SCREEN_COLUMNS] for at in range(0, len(cells), SCREEN_COLUMNS)]
+    return "\n".join(row.decode("cp437").rstrip(" \0") for row in rows)
+
+
 def firmware(text: str) -> Firmware:
     """Read the debug log of SeaBIOS (port 0x402). It is longer after each reset: the last start counts."""
     life = text[max(text.rfind("SeaBIOS (version"), 0):]

@@ -103,9 +103,8 @@ def _flat(document: dict[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _whole_network(address: IPv4Interface) -> Fields:
-    """All host addresses but the bridge's own: the longer side of it."""
-    hosts = list(address.network.hosts())
-    below = [host for host in hosts if host < address.ip]
-    above = [host for host in hosts if host > address.ip]
-    side = above if len(above) >= len(below) else below
-    return {"dhcp_first": side[0], "dhcp_last": side[-1]}
+    """All addresses between the bridge's own and the farther end of its network."""
+    first, last = address.network.network_address + 1, address.network.broadcast_address - 1
+    if int(last) - int(address.ip) >= int(address.ip) - int(first):
+        return {"dhcp_first": address.ip + 1, "dhcp_last": last}
+    return {"dhcp_first": first, "dhcp_last": address.ip - 1}

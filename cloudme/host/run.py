@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, StoreError, TimedOut
+from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, NotPermitted, StoreError, TimedOut
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("HOME", "TERM", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY",
@@ -27,6 +29,8 @@ PACKAGES = {
 """Which Debian package brings a program, where the names differ."""
 
 TAIL_LINES = 5
+END_S = 5
+"""What a program gets to end after SIGTERM, before it is killed."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -40,8 +44,10 @@ class Programs:
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        fds: Sequence[int] = (),
     ) -> str:
-        process = self._start(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = self._start(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              pass_fds=fds)
         with process:
             try:
                 stdout, stderr = process.communicate(stdin, timeout=timeout_s)
@@ -66,6 +72,30 @@ class Programs:
                                   start_new_session=True)
         process.returncode = 0  # it outlives us: Popen shall not warn that it was not awaited
         return process.pid
+
+    def signal(self, pid_file: str, mark: str, number: int) -> bool:
+        """The pidfd is opened before the command line is looked at: the signal cannot reach a successor of the pid."""
+        try:
+            with open(pid_file, encoding="ascii") as file:
+                pid = int(file.read())
+            pidfd = os.pidfd_open(pid)
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return False
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if os.fsencode(mark) not in file.read():
+                    return False
+            signal.pidfd_send_signal(pidfd, number)
+            if number in (signal.SIGTERM, signal.SIGKILL) and not select.select([pidfd], [], [], END_S)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], END_S)
+            return True
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        except PermissionError:
+            raise NotPermitted(f"{mark} belongs to another user's process", hint="run it with sudo") from None
+        finally:
+            os.close(pidfd)
 
     def find(self, program: str) -> str | None:
         return shutil.which(program, path=PATH)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from cloudme.errors import Busy, ConfigError
 from cloudme.model.names import Name
@@ -12,6 +13,24 @@ from cloudme.model.names import Name
 DEFAULT_NETWORK = Name("default")
 INTERFACE_NAME_MAX = 15
 """IFNAMSIZ of linux/if.h is 16 with its NUL."""
+
+
+_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+"""Both become part of other programs' files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link as the kernel has it. `routes` are the networks reached through it, the default route left out."""
+
+    name: str
+    kind: str = ""
+    up: bool = True
+    alias: str = ""
+    master: str = ""
+    addresses: tuple[IPv4Interface, ...] = ()
+    routes: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +47,11 @@ class Network:
     resolve: str = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.bridge) <= INTERFACE_NAME_MAX or "/" in self.bridge or self.bridge.split() != [self.bridge]:
-            raise ConfigError(f"'{self.bridge}' is no name of a bridge", hint="at most 15 characters, no blank, no '/'")
+        if len(self.bridge) > INTERFACE_NAME_MAX or not _BRIDGE.fullmatch(self.bridge):
+            raise ConfigError(f"'{self.bridge}' is no name of a bridge",
+                              hint=f"at most {INTERFACE_NAME_MAX} characters: letters, digits, '-', '_', '.'")
+        if not _DOMAIN.fullmatch(self.domain):
+            raise ConfigError(f"'{self.domain}' is no domain", hint="small letters, digits, inner hyphens, dots")
         if self.dhcp_first not in self.address.network or self.dhcp_last not in self.address.network:
             raise ConfigError(f"the range {self.dhcp_first} to {self.dhcp_last} is not in {self.address.network}")
         if self.dhcp_first > self.dhcp_last:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from typing import Any, Protocol
 
 from cloudme.model.launch import Launch
+from cloudme.model.network import Link
 
 Json = Any
 """What json.loads returns."""
@@ -25,6 +27,12 @@ class Run(Protocol):
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
         `fds` are inherited under their own numbers. Returns the pid.
+        """
+
+    def signal(self, pid_file: str, mark: str, number: int) -> bool:
+        """Signal the process that `pid_file` names, if its command line has `mark`; False where there is none.
+
+        Number 0 only asks. After SIGTERM and SIGKILL it returns when the process has ended.
         """
 
     def find(self, program: str) -> str | None:
@@ -84,6 +92,33 @@ class Net(Protocol):
 
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
+
+    def links(self) -> Mapping[str, Link]:
+        """All links, by name."""
+
+    def permitted(self) -> bool:
+        """Whether this process may change links at all."""
+
+    def add_bridge(self, bridge: str, mac: str) -> None:
+        """Make a bridge that forwards at once and filters nothing."""
+
+    def set_bridge(self, bridge: str, alias: str, address: IPv4Interface) -> None:
+        """Name its owner, give it this IPv4 address and no other, set it up."""
+
+    def remove_link(self, name: str) -> None:
+        """Missing: nothing."""
+
+    def forwarding(self) -> bool:
+        """Whether IPv4 is forwarded here."""
+
+    def forward(self) -> None:
+        """Forward IPv4 from here on."""
+
+    def port_taken(self, address: str) -> str | None:
+        """Who keeps DNS and DHCP from being served on `address`, as 'port 53: named (pid 12)'."""
+
+    def datagram(self, address: str, port: int, payload: bytes) -> None:
+        """Send one UDP packet."""
 
     def neighbour(self, address: str) -> str:
         """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""

@@ -61,7 +61,7 @@ class Boot(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serial:
-    """What the serial console says of this start.
+    """What the serial console says of this start, or the screen where the console is silent.
 
     line: the line of the sign, for a panic its message.  last: the last line of all.
     complaint: what cloud-init complained of.             finished: cloud-init said that it is done.
@@ -249,8 +249,8 @@ def _boot(seen: Evidence) -> Cause:
         return Cause(stage=Stage.kernel, why=f"the boot loader started, but no kernel was seen; its last line: {last}",
                      hint="vmconsole NAME")
     if seen.firmware == Firmware.started:
-        return Cause(stage=Stage.kernel, why="its disk was started, but says nothing on the serial console",
-                     hint="vm -G NAME shows its screen")
+        why = "its disk was started, but says nothing on the serial console" + (f"; its screen: {last}" if last else "")
+        return Cause(stage=Stage.kernel, why=why, hint="vm -G NAME shows its screen")
     if seen.firmware == Firmware.searching:
         return Cause(stage=Stage.firmware, why="the firmware has not started a disk yet",
                      hint="vm -G NAME shows its screen")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -71,8 +71,8 @@ class Transaction:
             for future in futures:
                 future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            wait(futures)
+            with uninterrupted():
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def keep(self) -> None:
         """What was done so far stays, whatever happens next."""

@@ -6,6 +6,7 @@ something happens there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -17,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cloudme import index, layout
-from cloudme.errors import PeerError, TimedOut
+from cloudme.errors import CloudMeError, PeerError, TimedOut
 from cloudme.formats import evidence
 from cloudme.model import readiness
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host, Target
-from cloudme.model.readiness import Cause, Dhcp, Evidence, Stage
+from cloudme.model.readiness import Boot, Cause, Dhcp, Evidence, Firmware, Serial, Stage
 from cloudme.qemu import launch
 from cloudme.store import Store
 
@@ -36,6 +37,9 @@ TAIL_BYTES = 256 << 10
 """How much of a log's end is read: the serial log of a whole boot is below 128 KiB."""
 
 DHCP_LOG = "dnsmasq.log"
+
+SCREEN_S = 5.0
+"""How often the screen is looked at while a guest says nothing on its serial console, as GRUB's rescue mode does."""
 
 T = TypeVar("T")
 
@@ -97,6 +101,8 @@ class Watch:
     seen: Evidence = field(default_factory=Evidence)
     probed_since: float = 0
     parsed: dict[str, tuple[tuple[int, int], object]] = field(default_factory=dict)
+    screen: Serial = field(default_factory=Serial)
+    screen_at: float = field(default_factory=lambda: time.monotonic() + SCREEN_S)
 
     def run(self, deadline: float) -> Cause | None:
         """Return None once the goal is reached, or the wait is over; else the cause why it is not."""
@@ -131,7 +137,7 @@ class Watch:
             return
         seen = dataclasses.replace(
             self.seen,
-            serial=self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, self.seen.serial),
+            serial=self._console(folder, run),
             firmware=self._read(os.path.join(run, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
             dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
             agent=self.seen.agent or self.host.agent.ping(layout.socket(run, "agent"), timeout_s=pace_s),
@@ -147,6 +153,9 @@ class Watch:
 
     def _last_look(self) -> Cause:
         """What is dear to know, asked once."""
+        self.screen_at = 0
+        self.seen = dataclasses.replace(self.seen, serial=self._console(
+            self.store.folder(self.machine), self.store.run_folder(self.machine)))
         if self.target:
             network = self.store.network(self.machine.nics[0].network)
             self.seen = dataclasses.replace(
@@ -154,6 +163,19 @@ class Watch:
                 network_up=network is None or self.host.net.bridge_exists(network.bridge),
             )
         return readiness.diagnose(self.seen, self.goal)
+
+    def _console(self, folder: str, run: str) -> Serial:
+        """The serial console; where it is silent since the disk was started, the screen."""
+        said = self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, Serial())
+        answers = self.seen.agent or self.seen.probe in readiness.ANSWERS
+        if said.boot != Boot.silent or self.seen.firmware != Firmware.started or answers:
+            return said
+        if time.monotonic() >= self.screen_at:
+            self.screen_at = time.monotonic() + SCREEN_S
+            with contextlib.suppress(CloudMeError), self.host.qemu.monitor(layout.socket(run, "qmp.0")) as monitor:
+                dump = monitor.execute("human-monitor-command", **{"command-line": evidence.SCREEN_COMMAND})
+                self.screen = evidence.serial(evidence.screen(str(dump)))
+        return self.screen
 
     def _dhcp(self) -> Dhcp:
         nic = self.machine.nics[0]

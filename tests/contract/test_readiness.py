@@ -26,9 +26,12 @@ from tests import fakes
 SAY = bytes.fromhex("31c0 8ed8 be157c baf803 ac 84c0 7403 ee ebf8 f4 ebfd")
 """xor ax,ax; mov ds,ax; mov si,0x7c15; mov dx,0x3f8; 1: lodsb; test al,al; jz 2f; out dx,al; jmp 1b; 2: hlt; jmp 2b"""
 
+SHOW = bytes.fromhex("31c0 8ed8 be157c b40e ac 84c0 7404 cd10 ebf7 f4 ebfd")
+"""The same on the screen: mov ah,0x0e; 1: lodsb; test al,al; jz 2f; int 0x10; jmp 1b; 2: hlt; jmp 2b"""
 
-def boot_sector(words: str) -> bytes:
-    return (SAY + words.encode() + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+
+def boot_sector(words: str, program: bytes = SAY) -> bytes:
+    return (program + words.encode() + b"\0").ljust(510, b"\0") + b"\x55\xaa"
 
 
 @pytest.fixture
@@ -70,6 +73,8 @@ def failure(host: Host, store: Store, machine: Machine, *, timeout_s: float = 12
     (b"", "the firmware found no disk to boot"),
     (boot_sector("[    1.8] Kernel panic - not syncing: VFS: no root\r\n"), "the kernel panicked: VFS: no root"),
     (boot_sector("GNU GRUB  version 2.06\r\ngrub> "), "the boot loader finds nothing to start: grub>"),
+    (boot_sector("error: no such device: 6f.\r\nEntering rescue mode...\r\ngrub rescue> ", SHOW),
+     "the boot loader finds nothing to start: grub rescue>"),
     (boot_sector("You are in emergency mode.\r\n"), "the guest went into emergency mode"),
 ])
 def test_a_guest_that_will_never_boot_ends_the_wait_with_the_reason(
@@ -88,9 +93,10 @@ def test_a_login_prompt_ends_the_wait(host: Host, start: Callable[[bytes], tuple
 def test_a_disk_that_says_nothing_is_told_apart_from_none(
     host: Host, start: Callable[[bytes], tuple[Store, Machine]],
 ) -> None:
-    error = failure(host, *start(boot_sector("")), timeout_s=5)
+    error = failure(host, *start(boot_sector("Missing operating system", SHOW)), timeout_s=4)
     assert isinstance(error, TimedOut)
-    assert "says nothing on the serial console" in error.message
+    assert "says nothing on the serial console; its screen: " in error.message
+    assert error.message.endswith("Missing operating system")
 
 
 def test_what_was_said_before_a_restart_is_forgotten(

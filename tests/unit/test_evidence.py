@@ -84,6 +84,14 @@ def test_the_firmwares_log_tells_how_far_it_came(text: str, firmware: Firmware) 
     assert evidence.firmware(text) == firmware
 
 
+def test_the_text_on_the_screen_is_read_from_qemus_dump() -> None:
+    shown = "GNU GRUB  version 2.06".ljust(80) + "grub>".ljust(80)
+    cells = [f"0x07{ord(character):02x}" for character in shown]
+    dump = "".join(f"00000000000b8{at * 2:03x}: {' '.join(cells[at:at + 8])}\r\n" for at in range(0, len(cells), 8))
+    assert evidence.screen(dump) == "GNU GRUB  version 2.06\ngrub>"
+    assert evidence.screen("Cannot access memory") == ""
+
+
 def until(words: str) -> str:
     """The log up to the first line of the card that has `words`."""
     lines = read("dnsmasq.log").splitlines(keepends=True)
