@@ -143,7 +143,7 @@ class FakeShell:
 
 @dataclass
 class FakeStreams:
-    """Records what was joined; following a file gives what is in it."""
+    """Records what was joined."""
 
     joined: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -152,10 +152,6 @@ class FakeStreams:
 
     def relay(self, address: str, port: int) -> None:
         self.joined.append((address, port))
-
-    def follow(self, path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
-        with open(path, "rb") as file:
-            yield file.read()
 
 
 @dataclass

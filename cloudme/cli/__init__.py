@@ -146,6 +146,14 @@ def tell_accelerator(args: argparse.Namespace, host: Host, settings: Settings) -
         teller(args)("KVM cannot run stock kernels here: machines are emulated (TCG), about ten times slower")
 
 
+def open_display(args: argparse.Namespace, socket: str) -> None:
+    """Open the display that QEMU offers at `socket`. Raises HostUnavailable, saying what to type elsewhere."""
+    from cloudme.cli import display
+    from cloudme.host import run
+
+    display.show(run.Programs(), socket)
+
+
 def print_json(value: object) -> None:
     import json
 

@@ -10,6 +10,7 @@ from cloudme import cli, errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
 argparse._ = str  # type: ignore[attr-defined]
@@ -36,6 +37,9 @@ class Parser(argparse.ArgumentParser):
     summary: one line; details: paragraphs for the man page, examples last.
     """
 
+    takes_command = False
+    """Whether what follows '--' is a command, in `args.command`; argparse would take it for a name left out."""
+
     def __init__(self, summary: str, details: str = "") -> None:
         super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
                          formatter_class=Help)
@@ -47,6 +51,17 @@ class Parser(argparse.ArgumentParser):
         realm = common.add_argument(
             "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
         cli.complete(realm, "realms")
+
+    def parse_known_args(  # type: ignore[override]  # its overloads say no more
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if not self.takes_command:
+            return super().parse_known_args(words, namespace)
+        end = words.index("--") if "--" in words else len(words)
+        found, unknown = super().parse_known_args(words[:end], namespace)
+        found.command = words[end + 1:]
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

@@ -109,18 +109,20 @@ class Standard:
                      Flow(peer.fileno(), STDOUT, end=_end_stdout)]
             pump(flows, lambda: all(flow.ended for flow in flows))
 
-    def follow(self, path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
-        with open(path, "rb", buffering=0) as file, _watched(path) as watch:
-            living = True
-            while True:
-                while data := file.read(1 << 16):
-                    yield data
-                if not living:
-                    return
-                changed = watch.poll(HEARTBEAT_MS)
-                if changed:
-                    os.read(changed[0][0], 1 << 12)
-                living = alive()
+
+def follow(path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
+    """What is in the file, then what is added to it, until `alive` says no and all is read."""
+    with open(path, "rb", buffering=0) as file, _watched(path) as watch:
+        living = True
+        while True:
+            while data := file.read(1 << 16):
+                yield data
+            if not living:
+                return
+            changed = watch.poll(HEARTBEAT_MS)
+            if changed:
+                os.read(changed[0][0], 1 << 12)
+            living = alive()
 
 
 def _shut(peer: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
@@ -203,9 +203,6 @@ class Streams(Protocol):
 
     def relay(self, address: str, port: int) -> None:
         """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
-
-    def follow(self, path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
-        """What is in the file, then what is added to it, until `alive` says no and all is read."""
 
 
 class Playbooks(Protocol):

@@ -1,0 +1,45 @@
+"""What vm does: start the machine if need be, wait for its ssh, open a session or its display."""
+
+from __future__ import annotations
+
+import argparse
+
+from cloudme import cli, layout
+from cloudme.errors import TimedOut
+from cloudme.model.machine import Machine
+from cloudme.model.ports import Host
+from cloudme.operations import power, readiness
+from cloudme.store import Store
+
+
+def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
+    """Returns the exit status of the session or the command."""
+    command = " ".join(args.command) or None
+    target = store.target(machine)
+    started = _start(args, host, store, machine)
+    if args.dry_run:
+        return 0
+    if not started:  # most often it is ready, and asking first would cost a second log-in
+        try:
+            return host.shell.interactive(target, command, tty=args.tty)
+        except TimedOut:
+            cli.teller(args)(f"'{machine.name}' runs, but is not ready yet")
+    readiness.wait(host, store, [machine], "ssh", timeout_s=cli.settings(args).boot_timeout_s, say=cli.teller(args))
+    return host.shell.interactive(target, command, tty=args.tty)
+
+
+def display(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
+    _start(args, host, store, machine)
+    if not args.dry_run:
+        cli.open_display(args, layout.socket(store.run_folder(machine), "vnc"))
+    return 0
+
+
+def _start(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> bool:
+    """True where it did not run before."""
+    if store.is_running(machine):
+        return False
+    settings = cli.settings(args)
+    cli.tell_accelerator(args, host, settings)
+    with cli.transaction(args, host) as transaction:
+        return bool(power.start(transaction, store, [machine], settings))
