@@ -14,6 +14,9 @@ ANSWERS = ("closed", "silent", "host-key", "refused", "ready")
 SETTLE_S = 60
 """How long a refused key or a wrong host key may last: cloud-init may still be replacing what the image came with."""
 
+POWERED_OFF = "reboot: Power down"
+"""A Linux kernel's last line (kernel/reboot.c)."""
+
 
 class Stage(IntEnum):
     """In order; their names are what a user reads."""
@@ -98,11 +101,13 @@ class Dhcp:
 class Evidence:
     """What the host sees of one machine. The defaults: nothing was looked at.
 
+    met: whether it was alive in this wait.
     last_words: QEMU's.     neighbour: the kernel's word on the address (ip-neighbour(8)), '' where not asked.
     probe: of `Shell.probe`, '' where not tried.           steady_s: how long it has been the same.
     """
 
     alive: bool = True
+    met: bool = False
     last_words: str = ""
     firmware: Firmware = Firmware.unseen
     serial: Serial = field(default_factory=Serial)
@@ -158,8 +163,7 @@ def progress(seen: Evidence) -> Stage:
 def diagnose(seen: Evidence, goal: str) -> Cause:
     """Why `goal`, which is not reached, is not."""
     if not seen.alive:
-        return Cause(stage=Stage.process, why=f"QEMU has gone: {seen.last_words}" if seen.last_words
-                     else "it is not running", hint="vm NAME starts it", hopeless=True)
+        return Cause(stage=Stage.process, why=_gone(seen), hint="vm NAME starts it", hopeless=True)
     if stuck := _stuck(seen):
         return stuck
     if goal == "agent" and (seen.serial.boot == Boot.booted or seen.probe in ANSWERS):
@@ -168,6 +172,14 @@ def diagnose(seen: Evidence, goal: str) -> Cause:
     if goal in ("address", "ssh") and (cause := _ssh(seen) or _address(seen)):
         return cause
     return _boot(seen)
+
+
+def _gone(seen: Evidence) -> str:
+    if seen.last_words:
+        return f"QEMU has gone: {seen.last_words}"
+    if POWERED_OFF in seen.serial.last:
+        return "the guest has powered itself off"
+    return "QEMU has gone without a word" if seen.met else "it is not running"
 
 
 def _stuck(seen: Evidence) -> Cause | None:
@@ -186,7 +198,9 @@ def _stuck(seen: Evidence) -> Cause | None:
         Boot.emergency: (Stage.booted, "the guest went into emergency mode"),
         Boot.halted: (Stage.booted, "the guest has halted"),
     }.get(boot, (Stage.booted, ""))
-    return Cause(stage=stage, why=f"{what}: {line}", hint="vmconsole NAME", hopeless=True) if what else None
+    if not what:
+        return None
+    return Cause(stage=stage, why=f"{what}: {line}", hint="vmconsole NAME, or vm -G NAME for its screen", hopeless=True)
 
 
 def _ssh(seen: Evidence) -> Cause | None:

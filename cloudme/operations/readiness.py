@@ -133,11 +133,11 @@ class Watch:
         folder, run = self.store.folder(self.machine), self.store.run_folder(self.machine)
         if not index.held(layout.lock(folder)):
             words = self._read(os.path.join(run, launch.OUTPUT), evidence.last_words, "")
-            self.seen = dataclasses.replace(self.seen, alive=False, last_words=words)
+            said = self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, Serial())
+            self.seen = dataclasses.replace(self.seen, alive=False, last_words=words, serial=said)
             return
         seen = dataclasses.replace(
-            self.seen,
-            serial=self._console(folder, run),
+            self.seen, met=True, serial=self._console(folder, run),
             firmware=self._read(os.path.join(run, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
             dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
             agent=self.seen.agent or self.host.agent.ping(layout.socket(run, "agent"), timeout_s=pace_s),
@@ -172,7 +172,8 @@ class Watch:
             return said
         if time.monotonic() >= self.screen_at:
             self.screen_at = time.monotonic() + SCREEN_S
-            with contextlib.suppress(CloudMeError), self.host.qemu.monitor(layout.socket(run, "qmp.0")) as monitor:
+            path = layout.socket(run, "qmp.0")
+            with contextlib.suppress(CloudMeError), self.host.qemu.monitor(path, timeout_s=KNOCK_S) as monitor:
                 dump = monitor.execute("human-monitor-command", **{"command-line": evidence.SCREEN_COMMAND})
                 self.screen = evidence.serial(evidence.screen(str(dump)))
         return self.screen
