@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tools.programs import ROOT, Argument, Program, discover
+from tools.programs import ROOT, Argument, Command, Program, discover
 
 FOLDER = ROOT / "completions"
 TEXTS = ROOT / "tools" / "completions"
@@ -24,33 +24,55 @@ def bash(programs: list[Program]) -> str:
     """One function a program, with its options, the options that take a value, and its positionals."""
     lines = []
     for program in programs:
-        every = [option for argument in program.options for option in argument.options]
-        valued = [f"{option}:{kinds(argument)}" for argument in program.options if argument.metavar
-                  for option in argument.options]
-        lines += [
-            "", f"_cloudme_{program.name}() {{",
-            f"    _cloudme_answer '{' '.join(every)}' \\",
-            f"        '{' '.join(valued)}' \\",
-            f"        '{' '.join(_positions(program))}'", "}",
-            f"complete -F _cloudme_{program.name} {program.name}",
-        ]
+        lines += ["", f"_cloudme_{program.name}() {{"]
+        if program.commands:
+            lines.append(f"    case $(_cloudme_command {' '.join(command.name for command in program.commands)}) in")
+            for command in program.commands:
+                lines += [f"    {command.name})", *_bash_answer(*_of(program, command)), "        ;;"]
+            lines += ["    *)", *_bash_answer(program.positionals, program.options), "        ;;", "    esac"]
+        else:
+            lines += _bash_answer(program.positionals, program.options)
+        lines += ["}", f"complete -F _cloudme_{program.name} {program.name}"]
     return _text("bash") + "\n".join(lines) + "\n"
 
 
-def _positions(program: Program) -> Iterator[str]:
-    for argument in program.positionals:
-        yield kinds(argument) + ("*" if argument.repeated else "")
+def _of(program: Program, command: Command) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
+    """Positionals and options where the command was typed: the program's own and the command's."""
+    known = {option for argument in command.options for option in argument.options}
+    return ((*program.positionals, *command.positionals),
+            (*command.options, *(argument for argument in program.options if not known & set(argument.options))))
+
+
+def _bash_answer(positionals: Iterable[Argument], options: Iterable[Argument]) -> Iterator[str]:
+    every = [option for argument in options for option in argument.options]
+    valued = [f"{option}:{kinds(argument)}" for argument in options if argument.metavar for option in argument.options]
+    places = [kinds(argument) + ("*" if argument.repeated else "") for argument in positionals]
+    yield f"    _cloudme_answer '{' '.join(every)}' \\"
+    yield f"        '{' '.join(valued)}' \\"
+    yield f"        '{' '.join(places)}'"
 
 
 def zsh(programs: list[Program]) -> str:
-    """One `_arguments` call a program (zshcompsys(1))."""
+    """One `_arguments` call a program (zshcompsys(1)), or one for each of its commands."""
     lines = [f"#compdef {' '.join(program.name for program in programs)}", _text("zsh"), "case $service in"]
     for program in programs:
-        specs = [_zsh_option(argument) for argument in program.options]
-        specs += [f"'{'*' if argument.repeated else ''}:{_zsh_value(argument)}'" for argument in program.positionals]
-        lines += [f"{program.name})", "    _arguments -s -S \\", *(f"        {spec} \\" for spec in specs[:-1]),
-                  f"        {specs[-1]} ;;"]
+        lines.append(f"{program.name})")
+        if program.commands:
+            lines.append(f"    case ${{words[(r)({'|'.join(command.name for command in program.commands)})]}} in")
+            for command in program.commands:
+                lines += [f"    {command.name})", *_zsh_arguments(*_of(program, command)), "        ;;"]
+            lines += ["    *)", *_zsh_arguments(program.positionals, program.options), "        ;;", "    esac"]
+        else:
+            lines += _zsh_arguments(program.positionals, program.options)
+        lines.append("    ;;")
     return "\n".join([*lines, "esac"]) + "\n"
+
+
+def _zsh_arguments(positionals: Iterable[Argument], options: Iterable[Argument]) -> Iterator[str]:
+    yield "    _arguments -s -S \\"
+    specs = [_zsh_option(argument) for argument in options]
+    specs += [f"'{'*' if argument.repeated else ''}:{_zsh_value(argument)}'" for argument in positionals]
+    yield " \\\n".join(f"        {spec}" for spec in specs)
 
 
 def _zsh_option(argument: Argument) -> str:
@@ -67,7 +89,7 @@ def _zsh_value(argument: Argument) -> str:
     message = _zsh_quote(argument.metavar)
     if argument.choices:
         return f"{message}:({' '.join(argument.choices)})"
-    return f"{message}: _cloudme_values {' '.join(argument.kinds)}" if argument.kinds else f"{message}: "
+    return f"{message}: _cloudme_values {' '.join(argument.kinds)}" if argument.kinds else f"{message}:()"
 
 
 def _zsh_quote(text: str) -> str:
@@ -80,14 +102,28 @@ def fish(programs: list[Program]) -> str:
     """`complete` statements (complete(1) of fish)."""
     lines = [_text("fish")]
     for program in programs:
-        valued = " ".join(option for argument in program.options if argument.metavar for option in argument.options)
         lines.append(f"complete -c {program.name} -f")
-        for place, argument in enumerate(program.positionals, start=1):
-            if value := _fish_value(argument):
-                at = f"{place}{'+' if argument.repeated else ''}"
-                lines.append(f"complete -c {program.name} -n '__cloudme_at {at} {valued}' {value}")
-        lines += [f"complete -c {program.name} {_fish_option(argument)}" for argument in program.options]
+        lines += _fish_arguments(program.name, "", program.positionals, program.options, 1)
+        for command in program.commands:
+            seen = f"__fish_seen_subcommand_from {command.name}; and "
+            every, first = _of(program, command)[1], len(program.positionals) + 1
+            lines += _fish_arguments(program.name, seen, command.positionals, command.options, first, every)
     return "\n".join(lines) + "\n"
+
+
+def _fish_arguments(
+    name: str, when: str, positionals: Iterable[Argument], options: Iterable[Argument], first: int,
+    every: Iterable[Argument] | None = None,
+) -> Iterator[str]:
+    """`when` is a condition before each; `every` are all options that may stand there, if not only `options`."""
+    valued = " ".join(option for argument in every or options if argument.metavar for option in argument.options)
+    for place, argument in enumerate(positionals, start=first):
+        if value := _fish_value(argument):
+            at = f"{place}{'+' if argument.repeated else ''}"
+            yield f"complete -c {name} -n '{when}__cloudme_at {at} {valued}' {value}"
+    condition = f"-n '{when.removesuffix('; and ')}' " if when else ""
+    for argument in options:
+        yield f"complete -c {name} {condition}{_fish_option(argument)}"
 
 
 def _fish_option(argument: Argument) -> str:

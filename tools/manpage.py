@@ -51,6 +51,10 @@ def page(program: Program, others: list[Program]) -> str:
         if title not in ("options", "positional arguments"):
             lines.append(f'.SS "{title.capitalize()}"')
         lines += [line for argument in arguments for line in _argument(argument)]
+    for command in program.commands:
+        usage = " ".join((command.name, *(argument.metavar for argument in command.positionals)))
+        lines += [f'.SS "{escape(usage)}"', escape(command.help[:1].upper() + command.help[1:] + ".")]
+        lines += [line for argument in (*command.positionals, *command.options) for line in _argument(argument)]
     lines += [".SH EXIT STATUS", *_tagged((str(status), meaning) for status, meaning in STATUSES)]
     lines += [".SH ENVIRONMENT", *_tagged(ENVIRONMENT), ".SH FILES", *_tagged(FILES)]
     if examples:

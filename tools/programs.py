@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.machinery
 import importlib.util
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,16 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A subcommand, as `build` of `cmimage`."""
+
+    name: str
+    help: str
+    positionals: tuple[Argument, ...]
+    options: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
 class Program:
     """A program of ours. `groups` are its options under their headings, `positionals` in their order."""
 
@@ -38,6 +49,7 @@ class Program:
     parser: argparse.ArgumentParser
     positionals: tuple[Argument, ...]
     groups: tuple[tuple[str, tuple[Argument, ...]], ...]
+    commands: tuple[Command, ...] = ()
 
     @property
     def options(self) -> tuple[Argument, ...]:
@@ -66,13 +78,26 @@ def _program(path: Path) -> Program:
 def read(name: str, section: int, parser: argparse.ArgumentParser) -> Program:
     """What a parser says. Its actions and groups are private in argparse; there is no public way to walk it."""
     parser.prog = name
-    groups = (
-        (group.title or "", tuple(_argument(action) for action in group._group_actions if action.option_strings))
-        for group in parser._action_groups)
+    groups = ((group.title or "", _options(group._group_actions)) for group in parser._action_groups)
     return Program(
-        name, section, parser,
-        positionals=tuple(_argument(action) for action in parser._actions if not action.option_strings),
-        groups=tuple((title, arguments) for title, arguments in groups if arguments))
+        name, section, parser, positionals=_positionals(parser._actions),
+        groups=tuple((title, arguments) for title, arguments in groups if arguments),
+        commands=tuple(command for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+                       for command in _commands(action)))
+
+
+def _commands(action: argparse._SubParsersAction[argparse.ArgumentParser]) -> Iterator[Command]:
+    helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+    for name, parser in action.choices.items():
+        yield Command(name, helps[name], _positionals(parser._actions), _options(parser._actions))
+
+
+def _positionals(actions: Iterable[argparse.Action]) -> tuple[Argument, ...]:
+    return tuple(_argument(action) for action in actions if not action.option_strings)
+
+
+def _options(actions: Iterable[argparse.Action]) -> tuple[Argument, ...]:
+    return tuple(_argument(action) for action in actions if action.option_strings and action.help != argparse.SUPPRESS)
 
 
 def _argument(action: argparse.Action) -> Argument:

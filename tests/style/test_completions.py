@@ -18,10 +18,21 @@ from cloudme.formats import records
 from tests.conftest import ROOT
 from tests.unit.test_vmrunning import machine
 from tools import completions
-from tools.programs import Program, read
+from tools.programs import discover, read
 
 Ask = Callable[[str], list[str]]
 FILES = ROOT / "completions"
+
+
+def with_commands() -> cli.Parser:
+    p = cli.Parser("Make and remove.")
+    commands = p.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=cli.Command)
+    make = commands.add_parser("make", help="make one")
+    make.add_argument("name", metavar="NAME")
+    cli.complete(make.add_argument("group", metavar="GROUP"), "groups")
+    cli.complete(make.add_argument("--image", metavar="NAME"), "images")
+    cli.complete(commands.add_parser("remove", help="remove one").add_argument("name", metavar="NAME"), "machines")
+    return p
 
 
 def parser() -> cli.Parser:
@@ -62,8 +73,8 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> layout.World:
 @pytest.fixture
 def made(tmp_path: Path) -> dict[str, Path]:
     """The files for the made-up program, by the shell's name."""
-    program: Program = read("vmtest", 1, parser())
-    for name, text in completions.files([program]).items():
+    programs = [read("vmtest", 1, parser()), read("vmsub", 8, with_commands())]
+    for name, text in completions.files(programs).items():
         (tmp_path / name).write_text(text, "utf-8")
     return {"bash": tmp_path / "cloudme.bash", "zsh": tmp_path / "_cloudme", "fish": tmp_path / "cloudme.fish"}
 
@@ -82,7 +93,7 @@ def in_bash(file: Path, line: str) -> list[str]:
         source "$1"; read -ra COMP_WORDS <<<"${2//=/ = }"
         [[ $2 == *[\\ =] ]] && COMP_WORDS+=("")
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-        _cloudme_vmtest && ((${#COMPREPLY[@]})) && printf '%s\\n' "${COMPREPLY[@]}"; :"""
+        "_cloudme_${COMP_WORDS[0]}" && ((${#COMPREPLY[@]})) && printf '%s\\n' "${COMPREPLY[@]}"; :"""
     return output(["bash", "--norc", "-c", script, "bash", str(file), line])
 
 
@@ -98,7 +109,7 @@ def in_zsh(file: Path, line: str) -> list[str]:
         pytest.skip("no zsh")
     script = f"""PS1= PS2= RPS1= PROMPT_EOL_MARK=; unsetopt prompt_cr prompt_sp zle_bracketed_paste 2>/dev/null
         fpath=({file.parent} $fpath); autoload -U compinit; compinit -u -D; setopt no_beep no_auto_menu no_auto_list
-        vmtest() {{ print -rl -- "<$argv[-1]>"; exit }}; print ready
+        vmtest() {{ print -rl -- "<$argv[-1]>"; exit }}; functions[vmsub]=$functions[vmtest]; print ready
     """
     home = file.parent / "zdot"
     home.mkdir()
@@ -129,6 +140,8 @@ CASES = [
     ("vmtest -Y s", ["sql"]), ("vmtest --templates d", ["debian"]), ("vmtest --realms r", ["r1"]),
     ("vmtest --image boo", ["bookworm"]), ("vmtest --image da", ["data.iso"]), ("vmtest --files da", ["data.iso"]),
     ("vmtest --vers", ["--version"]), ("vmtest --fre", ["--free"]), ("vmtest -D d", ["dir"]),
+    ("vmsub m", ["make"]), ("vmsub remove w", ["web00"]), ("vmsub make x pf1", ["pf1"]),
+    ("vmsub make --image b", ["bookworm"]), ("vmsub make --im", ["--image"]), ("vmsub --realm r1 remove f", ["far00"]),
 ]
 
 
@@ -181,8 +194,6 @@ def test_the_committed_files_are_what_the_parsers_say(name: str) -> None:
 
 
 def test_every_argument_that_names_something_completes() -> None:
-    from tools.programs import discover
-
     bare = [f"{program.name} {option}" for program in discover() for argument in program.options
             for option in argument.options
             if option in ("--group", "--type", "--realm", "--image", "--file", "--name-of") and not argument.kinds]
@@ -191,8 +202,6 @@ def test_every_argument_that_names_something_completes() -> None:
 
 def test_an_unknown_kind_is_a_mistake() -> None:
     known = {"machines", "templates", "images", "groups", "types", "realms", "files", "folders"}
-    from tools.programs import discover
-
     used = {kind for program in discover() for argument in (*program.options, *program.positionals)
             for kind in argument.kinds}
     assert used <= known
