@@ -125,6 +125,15 @@ def host(args: argparse.Namespace) -> Host:
     return wiring.host(world(args))
 
 
+def host_outside(args: argparse.Namespace) -> Host:
+    """The real host for what needs the host's own network, whatever the realm: packages come from elsewhere."""
+    from cloudme.cli import wiring
+
+    own = world(args)
+    own.realm = ""
+    return wiring.host(own)
+
+
 def transaction(args: argparse.Namespace, host: Host) -> Transaction:
     """Where the command's steps are applied: said with -v and --dry-run, undone on failure."""
     from cloudme.model.steps import Transaction
