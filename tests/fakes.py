@@ -42,6 +42,9 @@ class FakeRun:
         self.calls.append(list(argv))
         return 1
 
+    def signal(self, pid_file: str, mark: str, number: int) -> bool:
+        return os.path.exists(pid_file)
+
     def find(self, program: str) -> str | None:
         return None if program in self.missing else f"/usr/bin/{program}"
 

@@ -112,7 +112,7 @@ class Evidence:
     firmware: Firmware = Firmware.unseen
     serial: Serial = field(default_factory=Serial)
     agent: bool = False
-    network_up: bool = True
+    network_trouble: str = ""
     dhcp: Dhcp = field(default_factory=Dhcp)
     neighbour: str = ""
     probe: str = ""
@@ -232,8 +232,8 @@ def _address(seen: Evidence) -> Cause | None:
         why = "it was given its address, but " + (
             "nobody answers ARP for it" if silent else "connections to it get no answer")
         return Cause(stage=Stage.port, why=why, hint="vmconsole NAME, then: ip address; cmnet status")
-    if not seen.network_up:
-        return Cause(stage=Stage.address, why="its network is down: nobody answers DHCP there", hint="cmnet start")
+    if seen.network_trouble:
+        return Cause(stage=Stage.address, why=f"nobody answers DHCP there: {seen.network_trouble}", hint="cmnet start")
     match state:
         case DhcpState.unanswered:
             return Cause(stage=Stage.address, why=f"its DHCP request was seen, but not answered{words}",

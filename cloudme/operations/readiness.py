@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cloudme import index, layout
-from cloudme.errors import CloudMeError, PeerError, TimedOut
+from cloudme.errors import CloudMeError, NotPermitted, PeerError, TimedOut
 from cloudme.formats import evidence
 from cloudme.model import readiness
 from cloudme.model.machine import Machine
@@ -35,8 +35,6 @@ KNOCK_S, HANDSHAKE_S = 1.0, 5.0
 
 TAIL_BYTES = 256 << 10
 """How much of a log's end is read: the serial log of a whole boot is below 128 KiB."""
-
-DHCP_LOG = "dnsmasq.log"
 
 SCREEN_S = 5.0
 """How often the screen is looked at while a guest says nothing on its serial console, as GRUB's rescue mode does."""
@@ -157,10 +155,9 @@ class Watch:
         self.seen = dataclasses.replace(self.seen, serial=self._console(
             self.store.folder(self.machine), self.store.run_folder(self.machine)))
         if self.target:
-            network = self.store.network(self.machine.nics[0].network)
             self.seen = dataclasses.replace(
                 self.seen, dhcp=self._dhcp(), neighbour=self.host.net.neighbour(self.target.address),
-                network_up=network is None or self.host.net.bridge_exists(network.bridge),
+                network_trouble=self._network_trouble(),
             )
         return readiness.diagnose(self.seen, self.goal)
 
@@ -178,9 +175,22 @@ class Watch:
                 self.screen = evidence.serial(evidence.screen(str(dump)))
         return self.screen
 
+    def _network_trouble(self) -> str:
+        network = self.store.network(self.machine.nics[0].network)
+        if network is None:
+            return ""
+        if not self.host.net.bridge_exists(network.bridge):
+            return f"the bridge {network.bridge} is gone"
+        world = self.store.world
+        try:
+            serves = self.host.run.signal(world.dnsmasq(network.name, "pid"), world.dnsmasq(network.name, "conf"), 0)
+        except NotPermitted:  # it is another user's, and lives
+            return ""
+        return "" if serves else "dnsmasq has ended"
+
     def _dhcp(self) -> Dhcp:
         nic = self.machine.nics[0]
-        path = os.path.join(self.store.world.network_run(nic.network), DHCP_LOG)
+        path = self.store.world.dnsmasq(nic.network, "log")
         try:
             since = os.stat(layout.lock(self.store.folder(self.machine))).st_mtime
             written = os.stat(path).st_mtime

@@ -59,7 +59,7 @@ def dhcp(state: DhcpState, words: str = "") -> Dhcp:
     ({"serial": serial(Boot.emergency)}, Stage.booted, "emergency mode", "vmconsole NAME", True),
     ({"serial": serial(Boot.kernel, "[ 9.1] vda: vda1")}, Stage.booted, "last line: [ 9.1] vda", "vmlogs -f NAME",
      False),
-    ({"serial": UP, "network_up": False}, Stage.address, "network is down", "cmnet start", False),
+    ({"serial": UP, "network_trouble": "x"}, Stage.address, "nobody answers DHCP there: x", "cmnet start", False),
     ({"serial": UP, "dhcp": dhcp(DhcpState.silent)}, Stage.address, "no DHCP request was seen", "ip address", False),
     ({"serial": UP}, Stage.address, "does not answer at its address", "cmnet status", False),
     ({"dhcp": dhcp(DhcpState.unanswered, "no address available")}, Stage.address,
@@ -142,6 +142,7 @@ class Room:
         Path(folder, file).write_text(text, encoding="utf-8")
 
     def network(self) -> None:
+        self.log(self.store.world.network_run("default"), "dnsmasq.pid", "1\n")
         self.store.publish_network(Network(
             name=Name("default"), bridge="bridge0", address=IPv4Interface("198.51.100.1/24"), domain="cloudme",
             dhcp_first=IPv4Address("198.51.100.2"), dhcp_last=IPv4Address("198.51.100.9")))
@@ -256,10 +257,15 @@ def test_a_wait_for_ssh_that_runs_out_asks_dhcp_and_arp(room: Room, messages: tu
     assert why in room.failure(host(agent=True, net=net), machine).message
 
 
-def test_a_network_that_is_down_is_told(room: Room) -> None:
+@pytest.mark.parametrize(("fake", "why"), [
+    ({"net": fakes.FakeNet(bridges=set())}, "the bridge bridge0 is gone"),
+    ({}, "dnsmasq has ended"),
+])
+def test_a_network_that_is_down_is_told(room: Room, fake: dict[str, Any], why: str) -> None:
     room.network()
-    error = room.failure(host(agent=True, net=fakes.FakeNet(bridges=set())), room.machine("web00"))
-    assert "its network is down" in error.message
+    os.unlink(room.store.world.dnsmasq("default", "pid"))
+    error = room.failure(host(agent=True, **fake), room.machine("web00"))
+    assert f"nobody answers DHCP there: {why}" in error.message
     assert error.hint == "cmnet start"
 
 
