@@ -13,7 +13,8 @@ SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 # What Debian has to bring: to run, and to be tested.
 RUN_PACKAGES = python3 python3-venv qemu-system-x86 qemu-utils dnsmasq-base nftables iproute2 openssh-client \
 	mmdebstrap e2fsprogs fdisk
-TEST_PACKAGES = $(RUN_PACKAGES) git make bash zsh fish shellcheck groff-base util-linux systemd
+TEST_PACKAGES = $(RUN_PACKAGES) git make bash zsh fish shellcheck groff-base util-linux systemd \
+	openssh-server
 TEST = tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
 .PHONY: all install uninstall demo test check unit contract net guest bench completions man format help
@@ -29,7 +30,7 @@ $(INSTALLED): $(SOURCES) Makefile tools/links
 	test -x $(VENV)/bin/pip && $(VENV)/bin/python -c pass || $(PYTHON) -m venv --clear $(VENV)
 	tree=$$(mktemp -d) && trap 'rm -rf "$$tree"' EXIT && cp -a $(SHIPPED) "$$tree" && \
 		$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --upgrade "$$tree"
-	test -z "$(DESTDIR)" || sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|' $$(grep -rlIF '$(DESTDIR)$(LIB)' $(VENV)/bin $(VENV)/pyvenv.cfg)
+	$(if $(DESTDIR),sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|' $$(grep -rlIF '$(DESTDIR)$(LIB)' $(VENV)/bin $(VENV)/pyvenv.cfg))
 	DESTDIR=$(DESTDIR) tools/links make $(PREFIX)
 	touch $@
 
