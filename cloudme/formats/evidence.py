@@ -86,7 +86,8 @@ def firmware(text: str) -> Firmware:
     return Firmware.searching if life else Firmware.unseen
 
 
-_DHCP_LINE = re.compile(r"^(\w{3} [ \d]\d \d\d:\d\d:\d\d) dnsmasq-dhcp\[\d+\]: (?:\d+ )?(DHCP[A-Z]+)\(.*?\)(.*)$",
+_DHCP_LINE = re.compile(r"(?:dnsmasq-dhcp\[\d+\]: (not using configured address .*)\n)?"
+                        r"^(\w{3} [ \d]\d \d\d:\d\d:\d\d) dnsmasq-dhcp\[\d+\]: (?:\d+ )?(DHCP[A-Z]+)\(.*?\)(.*)$",
                         re.MULTILINE)
 _STATES = {
     "DHCPDISCOVER": DhcpState.unanswered, "DHCPREQUEST": DhcpState.unanswered, "DHCPOFFER": DhcpState.offered,
@@ -104,12 +105,12 @@ def dhcp(text: str, mac: str, *, written: float, since: float) -> Dhcp:
     """
     state, words = DhcpState.silent, ""
     last = _last_time(text)
-    for when, message, rest in _DHCP_LINE.findall(text):
+    for doubt, when, message, rest in _DHCP_LINE.findall(text):
         before, found, after = rest.partition(mac)
         age_s = (last - _time(when)) % _YEAR_S
         if found and message in _STATES and written - age_s >= int(since):
             state = _STATES[message]
-            words = after.strip() if state in (DhcpState.unanswered, DhcpState.refused) else before.strip()
+            words = doubt or after.strip() if state in (DhcpState.unanswered, DhcpState.refused) else before.strip()
     return Dhcp(state=state, words=words if state not in (DhcpState.given, DhcpState.offered) else "")
 
 

@@ -107,6 +107,9 @@ def until(words: str) -> str:
     (until("DHCPACK"), CARD, DhcpState.given, ""),
     (until("DHCPNAK"), CARD, DhcpState.refused, "wrong address"),
     (until("no address available"), STRANGER, DhcpState.unanswered, "no address available"),
+    (f"{LAST_LINE} dnsmasq-dhcp[1]: not using configured address 10.9.9.7 because it is leased to {STRANGER}\n"
+     f"{LAST_LINE} dnsmasq-dhcp[1]: DHCPDISCOVER(br0) {CARD} no address available\n", CARD, DhcpState.unanswered,
+     f"not using configured address 10.9.9.7 because it is leased to {STRANGER}"),
     (until("DHCPACK"), STRANGER, DhcpState.silent, ""),
     (f"{LAST_LINE} dnsmasq-dhcp[1]: 7 DHCPDECLINE(br0) 10.9.9.7 {CARD} \n", CARD, DhcpState.declined, "10.9.9.7"),
 ])

@@ -142,7 +142,6 @@ class Room:
         Path(folder, file).write_text(text, encoding="utf-8")
 
     def network(self) -> None:
-        self.log(self.store.world.network_run("default"), "dnsmasq.pid", "1\n")
         self.store.publish_network(Network(
             name=Name("default"), bridge="bridge0", address=IPv4Interface("198.51.100.1/24"), domain="cloudme",
             dhcp_first=IPv4Address("198.51.100.2"), dhcp_last=IPv4Address("198.51.100.9")))
@@ -253,8 +252,9 @@ def test_a_wait_for_ssh_that_runs_out_asks_dhcp_and_arp(room: Room, messages: tu
     machine = room.machine("web00")
     dnsmasq(room, *messages)
     room.network()
+    serving = fakes.FakeRun(daemons={room.store.world.dnsmasq("default", "conf"): []})
     net = fakes.FakeNet(neighbours={"198.51.100.7": "failed"})
-    assert why in room.failure(host(agent=True, net=net), machine).message
+    assert why in room.failure(host(agent=True, net=net, run=serving), machine).message
 
 
 @pytest.mark.parametrize(("fake", "why"), [
@@ -263,7 +263,6 @@ def test_a_wait_for_ssh_that_runs_out_asks_dhcp_and_arp(room: Room, messages: tu
 ])
 def test_a_network_that_is_down_is_told(room: Room, fake: dict[str, Any], why: str) -> None:
     room.network()
-    os.unlink(room.store.world.dnsmasq("default", "pid"))
     error = room.failure(host(agent=True, **fake), room.machine("web00"))
     assert f"nobody answers DHCP there: {why}" in error.message
     assert error.hint == "cmnet start"
