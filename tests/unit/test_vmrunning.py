@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from cloudme import index, layout, store
 from cloudme.formats import records
 from cloudme.model.machine import Access, Disk, Machine, Nic, Shape, Template
 from cloudme.model.names import Name
-from tests.conftest import Ended
+from tests.conftest import ROOT, Ended
 
 STARTED = 1_700_000_000
 SHOWN = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(STARTED))
@@ -128,3 +131,25 @@ def test_a_broken_record_is_listed_without_what_it_should_say(home: Path, text: 
     made.folder(made.world.machine("web00"), held=False, record="machine.json", text=text)
     assert index.listing(made.world, every=True) == [
         {"name": "web00", "group": None, "type": None, "address": None, "state": "stopped", "since": None}]
+
+
+def test_watch_tells_each_change_until_interrupted(made: Made) -> None:
+    program = str(ROOT / "bin" / "vmrunning")
+    with subprocess.Popen([sys.executable, program, "--watch", "web0"], stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout
+        assert [watching.stdout.readline().split()[0] for _ in range(2)] == ["web00", "web02"]
+        made.locks.append(store.take_lock(layout.lock(made.world.machine("web01"))))
+        assert [watching.stdout.readline().split()[0] for _ in range(3)] == ["web00", "web01", "web02"]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+
+
+def test_watch_ends_with_its_reader(made: Made) -> None:
+    program = str(ROOT / "bin" / "vmrunning")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, program, "--watch"], **pipes) as watching:
+        assert watching.stdout
+        assert watching.stderr
+        watching.stdout.readline()
+        watching.stdout.close()
+        assert (watching.wait(30), watching.stderr.read()) == (0, b"")
