@@ -156,7 +156,7 @@ complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
     _cloudme_answer '-n --name-of -i --iso --image -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images -m:none --memory:none -c:none --cpus:none -d:none --disk:none --accel:=auto=kvm=tcg --realm:realms' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files -m:none --memory:none -c:none --cpus:none -d:none --disk:none --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate

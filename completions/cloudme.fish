@@ -140,7 +140,7 @@ complete -c vmcreate -f
 complete -c vmcreate -n '__cloudme_at 1 -n --name-of -i --iso --image -m --memory -c --cpus -d --disk --accel --realm' -x -a '(__cloudme_values templates)'
 complete -c vmcreate -s n -l name-of -x -a '(__cloudme_values templates)' -d 'the same as an option'
 complete -c vmcreate -s i -l iso -r -F -d 'install from this ISO file'
-complete -c vmcreate -l image -x -a '(__cloudme_values images)' -d 'stand on this image'
+complete -c vmcreate -l image -r -F -a '(__cloudme_values images)' -d 'stand on this image'
 complete -c vmcreate -s a -l adjust -d 'change memory, CPUs, disk of a template'
 complete -c vmcreate -l remove -d 'remove a template that has no clones'
 complete -c vmcreate -s m -l memory -x -d 'memory; a bare number is MiB'

@@ -146,8 +146,8 @@ def test_watch_tells_each_change_until_interrupted(made: Made) -> None:
 
 def test_watch_ends_with_its_reader(made: Made) -> None:
     program = str(ROOT / "bin" / "vmrunning")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, program, "--watch"], **pipes) as watching:
+    argv = [sys.executable, program, "--watch"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
         assert watching.stdout
         assert watching.stderr
         watching.stdout.readline()
