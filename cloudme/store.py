@@ -53,6 +53,7 @@ def write_atomic(path: str, text: str, *, mode: int = 0o644) -> None:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             with os.fdopen(fd, "w", encoding="utf-8") as file:
+                os.fchmod(fd, mode)  # whatever the umask is: dnsmasq reads some of these as its own user
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,35 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
 from typing import Any
 
 from cloudme.errors import CloudMeError, PeerError
 from cloudme.model.launch import Launch
+from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Monitor, Power, Progress, Target
 from cloudme.store import take_lock
 
 
 @dataclass
 class FakeRun:
-    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv."""
+    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv.
+
+    given: what came on stdin. daemons: the signals that each dnsmasq got, by its configuration file.
+    """
 
     answers: dict[str, str] = field(default_factory=dict)
     fail: dict[str, CloudMeError] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     calls: list[list[str]] = field(default_factory=list)
+    given: list[bytes] = field(default_factory=list)
+    daemons: dict[str, list[int]] = field(default_factory=dict)
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
     ) -> str:
         self.calls.append(list(argv))
+        self.given.append(stdin)
         for word, error in self.fail.items():
             if any(word in argument for argument in argv):
                 raise error
         if list(argv[:2]) == ["qemu-img", "create"]:
             with open([word for word in argv[2:] if os.path.isabs(word)][-1], "w", encoding="ascii") as file:
                 file.write("qcow2")
+        if argv[0] == "dnsmasq":
+            self.daemons[argv[1].partition("=")[2]] = []
         return self.answers.get(argv[0], "")
 
     def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
@@ -43,7 +54,13 @@ class FakeRun:
         return 1
 
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
-        return os.path.exists(pid_file)
+        if mark not in self.daemons:
+            return number == 0 and os.path.exists(pid_file)
+        if number == signal.SIGTERM:
+            del self.daemons[mark]
+        elif number:
+            self.daemons[mark].append(number)
+        return True
 
     def find(self, program: str) -> str | None:
         return None if program in self.missing else f"/usr/bin/{program}"
@@ -97,11 +114,45 @@ class FakeHypervisor:
 
 @dataclass
 class FakeNet:
+    """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload)."""
+
     bridges: set[str] = field(default_factory=lambda: {"bridge0"})
     neighbours: dict[str, str] = field(default_factory=dict)
+    known: dict[str, Link] = field(default_factory=dict)
+    root: bool = True
+    forwards: bool = False
+    holder: str | None = None
+    sent: list[tuple[str, int, bytes]] = field(default_factory=list)
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
+
+    def links(self) -> Mapping[str, Link]:
+        return dict(self.known)
+
+    def permitted(self) -> bool:
+        return self.root
+
+    def add_bridge(self, bridge: str, mac: str) -> None:
+        self.known[bridge] = Link(name=bridge, kind="bridge", up=False)
+
+    def set_bridge(self, bridge: str, alias: str, address: IPv4Interface) -> None:
+        self.known[bridge] = Link(name=bridge, kind="bridge", alias=alias, addresses=(address,))
+
+    def remove_link(self, name: str) -> None:
+        self.known.pop(name, None)
+
+    def forwarding(self) -> bool:
+        return self.forwards
+
+    def forward(self) -> None:
+        self.forwards = True
+
+    def port_taken(self, address: str) -> str | None:
+        return self.holder
+
+    def datagram(self, address: str, port: int, payload: bytes) -> None:
+        self.sent.append((address, port, payload))
 
     def tap(self, bridge: str, mac: str) -> int:
         return os.open(os.devnull, os.O_RDWR)

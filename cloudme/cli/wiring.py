@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable, Iterator
 
 from cloudme.formats import settings as settings_format
 from cloudme.layout import World
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.ports import Host
+from cloudme.model.steps import Step
 
 
 def settings(world: World, accel: str | None) -> Settings:
@@ -22,11 +25,70 @@ def settings(world: World, accel: str | None) -> Settings:
 
 
 def host(world: World) -> Host:
-    """Enter the realm and return the adapters."""
-    from cloudme.host import agent, iso, keys, netlink, playbook, qemu, realm, run, ssh, streams
+    """Enter the realm and return the adapters. Raises NotFound where there is no such realm."""
+    from cloudme.host import realm
 
     if world.realm:
         realm.enter(world.namespace, world.realm)
+    return _adapters()
+
+
+def visiting(world: World) -> Host:
+    """Like `host`; a realm that is missing is an empty one, which ends with this process."""
+    from cloudme.host import realm
+
+    if not world.realm or realm.exists(world.namespace):
+        return host(world)
+    realm.fresh()
+    return _adapters()
+
+
+@contextlib.contextmanager
+def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Iterator[Host]:
+    """Like `host`; a realm that is missing is made, and unmade where the block fails."""
+    from cloudme.host import realm
+
+    if not world.realm or realm.exists(world.namespace):
+        yield host(world)
+        return
+    say(f"make the network namespace {world.namespace}")
+    if dry_run:
+        yield visiting(world)
+        return
+    try:
+        realm.make(world.namespace)
+        yield _adapters()
+    except BaseException:
+        realm.remove(world.namespace)
+        raise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RemoveRealm:
+    """The last step of a stop: it has no way back, and needs none."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"remove the network namespace {self.path}"
+
+    def do(self, host: Host) -> None:
+        from cloudme.host import realm
+
+        realm.remove(self.path)
+
+    def undo(self, host: Host) -> None:
+        """Nothing comes after it."""
+
+
+def abandon(world: World) -> list[Step]:
+    """The step that removes the realm, where it is a named one that is there."""
+    return [RemoveRealm(world.namespace)] if world.realm and os.path.exists(world.namespace) else []
+
+
+def _adapters() -> Host:
+    from cloudme.host import agent, iso, keys, netlink, playbook, qemu, run, ssh, streams
+
     runner = run.Programs()
     net = netlink.Links(runner)
     return Host(

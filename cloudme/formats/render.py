@@ -18,7 +18,7 @@ def text(name: str, config: str, /, **values: Any) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader([os.path.join(config, "templates"), layout.text_templates()])
-    environment = jinja2.Environment(  # noqa: S701  no HTML is written
+    environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
         lstrip_blocks=True)
     try:

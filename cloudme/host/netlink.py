@@ -1,0 +1,211 @@
+"""Links. Netlink (pyroute2) where a network is started or asked about, ioctls where a machine starts: these cost no
+import, and share no state between the threads that start machines."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
+from cloudme.host import realm, run, sockets
+from cloudme.model.network import Link
+
+TUN = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+"""linux/if_tun.h. A header of virtio goes along with each packet: checksums and segmentation can be left out."""
+SIOCBRADDIF = 0x89A2
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3
+"""linux/sockios.h, linux/ethtool.h."""
+BRIDGE_PORTS_MAX = 1023
+"""BR_PORT_BITS of the kernel's net/bridge/br_private.h is 10."""
+CAP_NET_ADMIN = 12
+FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+ARP_COMPLETE = 0x2
+"""ATF_COM of linux/if_arp.h."""
+HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
+MAIN_TABLE = 254
+
+
+class Links:
+    """Implements `Net`."""
+
+    def __init__(self, runner: run.Programs) -> None:
+        self._run = runner
+
+    # what there is
+
+    def permitted(self) -> bool:
+        with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
+            effective = next(line for line in file if line.startswith("CapEff:"))
+        return bool(int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1)
+
+    def bridge_exists(self, bridge: str) -> bool:
+        """Asks the driver's name (ethtool): every user may."""
+        info = array.array("B", struct.pack("I32s160x", ETHTOOL_GDRVINFO, b""))
+        request = struct.pack("16sP16x", bridge.encode(), info.buffer_info()[0])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            try:
+                fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+            except OSError:
+                return False
+        return info.tobytes()[4:36].rstrip(b"\0") == b"bridge"
+
+    def neighbour(self, address: str) -> str:
+        with open("/proc/thread-self/net/arp", encoding="ascii") as file:
+            for fields in (line.split() for line in file):
+                if fields[0] == address:
+                    return "reachable" if int(fields[2], 16) & ARP_COMPLETE else "failed"
+        return ""
+
+    def links(self) -> Mapping[str, Link]:
+        with _netlink() as netlink:
+            names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
+            addresses: dict[int, list[ipaddress.IPv4Interface]] = {index: [] for index in names}
+            for one in netlink.get_addr(family=socket.AF_INET):
+                text = f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
+                addresses.setdefault(one["index"], []).append(ipaddress.IPv4Interface(text))
+            routes: dict[int, list[ipaddress.IPv4Network]] = {index: [] for index in names}
+            for route in netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
+                if (target := route.get_attr("RTA_DST")) and (index := route.get_attr("RTA_OIF")):
+                    network = ipaddress.IPv4Network(f"{target}/{route['dst_len']}")
+                    routes.setdefault(index, []).append(network)
+            return {
+                names[link["index"]]: Link(
+                    name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & realm.IFF_UP),
+                    alias=link.get_attr("IFLA_IFALIAS") or "", master=names.get(link.get_attr("IFLA_MASTER"), ""),
+                    addresses=tuple(addresses[link["index"]]), routes=tuple(routes[link["index"]]),
+                ) for link in netlink.get_links() if link["index"] in names
+            }
+
+    def forwarding(self) -> bool:
+        with open(FORWARDING, encoding="ascii") as file:
+            return file.read().strip() == "1"
+
+    def port_taken(self, address: str) -> str | None:
+        return sockets.taken(address)
+
+    # what changes
+
+    def forward(self) -> None:
+        with open(FORWARDING, "w", encoding="ascii") as file:
+            file.write("1")
+
+    def add_bridge(self, bridge: str, mac: str) -> None:
+        with _netlink() as netlink:
+            netlink.link("add", ifname=bridge, kind="bridge", address=mac, br_forward_delay=0, br_stp_state=0,
+                         br_mcast_snooping=0)
+
+    def set_bridge(self, bridge: str, alias: str, address: ipaddress.IPv4Interface) -> None:
+        with _netlink() as netlink:
+            index = netlink.link_lookup(ifname=bridge)[0]
+            netlink.link("set", index=index, ifalias=alias, state="up")
+            found = [(one.get_attr("IFA_LOCAL"), one["prefixlen"])
+                     for one in netlink.get_addr(family=socket.AF_INET, index=index)]
+            wanted = (str(address.ip), address.network.prefixlen)
+            if wanted not in found:
+                netlink.addr("add", index=index, address=wanted[0], prefixlen=wanted[1],
+                             broadcast=str(address.network.broadcast_address))
+            for old, length in found:
+                if (old, length) != wanted:
+                    netlink.addr("del", index=index, address=old, prefixlen=length)
+
+    def remove_link(self, name: str) -> None:
+        with _netlink() as netlink:
+            for index in netlink.link_lookup(ifname=name):
+                netlink.link("del", index=index)
+
+    def datagram(self, address: str, port: int, payload: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(payload, (address, port))
+
+    def tap(self, bridge: str, mac: str) -> int:
+        if not self.bridge_exists(bridge):
+            raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
+        try:
+            fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
+        except PermissionError:
+            return self._helped(bridge)
+        try:
+            _join(fd, bridge)
+        except OSError as error:
+            os.close(fd)
+            if error.errno == errno.EPERM:
+                return self._helped(bridge)
+            raise _refused(error, bridge) from error
+        return fd
+
+    def _helped(self, bridge: str) -> int:
+        """Let QEMU's setuid helper make the tap; it sends the descriptor over a socket (qemu-bridge-helper.c)."""
+        helper = next((path for path in HELPERS if os.path.exists(path)), None)
+        if helper is None:
+            raise NotPermitted("this user may make no taps, and QEMU's bridge helper is not installed",
+                               hint="apt install qemu-system-common, or run it with sudo")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            fd = theirs.fileno()
+            try:
+                self._run([helper, "--use-vnet", f"--br={bridge}", f"--fd={fd}"], fds=[fd])
+            except CommandFailed as error:
+                raise _unhelped(error, helper, bridge) from error
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        os.set_inheritable(descriptors[0], False)
+        return descriptors[0]
+
+
+@contextlib.contextmanager
+def _netlink() -> Iterator[Any]:
+    """An IPRoute; what the kernel refuses is raised in our words."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as netlink:
+            yield netlink
+    except NetlinkError as error:
+        raise _refused(OSError(error.code, os.strerror(error.code)), "") from error
+
+
+def _kind(link: Any) -> str:
+    info = link.get_attr("IFLA_LINKINFO")
+    return (info and info.get_attr("IFLA_INFO_KIND")) or ""
+
+
+def _join(fd: int, bridge: str) -> None:
+    """Make a tap of the open /dev/net/tun, up and a port of `bridge`. Raises OSError."""
+    request = struct.pack("16sH22x", b"cm%d", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+    name = fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), socket.if_nametoindex(name)))
+    realm.up(name)
+
+
+def _refused(error: OSError, bridge: str) -> CloudMeError:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted("this user may not change links", hint="run it with sudo")
+    if error.errno == errno.EXFULL:
+        return HostUnavailable(f"the bridge '{bridge}' has its {BRIDGE_PORTS_MAX} ports in use",
+                               hint="stop some machines, or use another realm")
+    if error.errno == errno.EOPNOTSUPP:
+        return HostUnavailable("this kernel lacks what a network needs (bridge, tun)", hint="modprobe bridge tun")
+    return HostUnavailable(f"the kernel refused to change a link: {error.strerror}")
+
+
+def _unhelped(error: CommandFailed, helper: str, bridge: str) -> NotPermitted:
+    """What makes the helper help, by what it said."""
+    if "acl" in error.message:
+        return NotPermitted(f"QEMU's bridge helper does not allow '{bridge}'",
+                            hint=f"'sudo cmnet start' writes 'allow {bridge}' to /etc/qemu/bridge.conf; "
+                                 "be in the group kvm to be able to read it")
+    return NotPermitted(f"QEMU's bridge helper may not make a tap: {error.message.splitlines()[-1]}",
+                        hint=f"sudo chmod u+s {helper}")

@@ -1,0 +1,205 @@
+"""Networks: a bridge with its address, forwarding, masquerading, DHCP and DNS, and names on the host.
+
+What is wanted and what is found are values; the difference between them is steps: none when all is right. Starting
+applies it, status prints it, and stopping is the same with nothing wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
+
+from cloudme.errors import AlreadyExists, Busy, ConfigError, MissingProgram, NotFound, NotPermitted
+from cloudme.formats import dhcp
+from cloudme.model.hostconfig import Resolve
+from cloudme.model.network import Link, Network
+from cloudme.model.ports import Host
+from cloudme.model.steps import Transaction
+from cloudme.operations.networks import changes, truth
+from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
+from cloudme.store import TEMPLATE_PREFIX, Store, reported, take_lock
+
+BOOTPS = 67
+"""RFC 2131: the port of DHCP servers."""
+
+
+def start(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
+    """Make everything as `network` wants it. Checks all first; nothing to do where all is right.
+
+    Raises:  NotPermitted, MissingProgram, ConfigError (clash of addresses), AlreadyExists (bridge), Busy (ports).
+    """
+    host = transaction.host
+    _may(host)
+    network = dataclasses.replace(network, resolve=truth.mode(host, store.world, network.resolve))
+    with _changing(store, network, transaction):
+        before = store.network(network.name)
+        found = truth.find(host, store, network, files)
+        _check(host, store, network, found)
+        if before and before.bridge != network.bridge:
+            _stop(transaction, store, before, files)
+            found = dataclasses.replace(truth.find(host, store, network, files), record=None)
+        transaction.apply(truth.diff(store, truth.want(host, store, network), found, files))
+    if not transaction.dry_run:
+        refresh_names(host, store, files=files)
+
+
+def reload(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
+    """Like `start` for a network that was started, whose way of resolving stays unless the settings name another."""
+    before = store.network(network.name)
+    if before is None:
+        raise NotFound("the network is not started", hint="cmnet start")
+    if network.resolve == Resolve.auto:
+        network = dataclasses.replace(network, resolve=before.resolve)
+    start(transaction, store, network, files)
+
+
+def stop(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
+    """Take away what `start` made, of the network as it was started, or else as the settings have it.
+
+    Raises:  Busy, naming them, where machines use it.
+    """
+    _may(transaction.host)
+    with _changing(store, network, transaction):
+        _stop(transaction, store, store.network(network.name) or network, files)
+
+
+def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles) -> None:
+    found = truth.find(transaction.host, store, network, files)
+    if machines := running(store, network):
+        raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
+                   hint=f"vmstop {' '.join(name for name in machines if '/' not in name)}")
+    if taps := _taps(found.links, network):
+        raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of another home",
+                   hint="stop them, with the CLOUDME_HOME that started them")
+    transaction.apply(truth.undone(store, network, found, files))
+
+
+def refresh_names(host: Host, store: Store, *, files: HostFiles = HOST_FILES) -> None:
+    """Call it after `store.reserve` and `store.release`: dnsmasq forgets what is no longer reserved, and the block in
+    the hosts file says what is.
+
+    dnsmasq forgets a reservation only on SIGHUP, and never a lease: it would refuse the address to its next owner.
+    """
+    network = store.network()
+    if network is None:
+        return
+    if network.resolve == Resolve.hosts:
+        with store.locked():
+            changes.write_block(files.hosts, truth.mark(store.world, network), truth.host_lines(store, network))
+    if changes.send(host, store, network, signal.SIGHUP):
+        reserved = set(store.reservations(network.name).values())
+        for mac, address in truth.leases(store, network):
+            if (mac, address) not in reserved:
+                host.net.datagram(str(network.address.ip), BOOTPS, dhcp.release(network.address.ip, mac, address))
+
+
+def running(store: Store, network: Network) -> list[str]:
+    """Names of the running machines, and of the templates that run as machines of this realm, on the network."""
+    templates = [template.machine() for template in store.templates()
+                 if f"{TEMPLATE_PREFIX}{template.name}" in store.reservations(network.name)]
+    return [machine.name for machine in [*store.machines(), *templates]
+            if any(nic.network == network.name for nic in machine.nics) and store.is_running(machine)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What `cmnet status` tells. amiss: what `cmnet start` would do; notes: what may be in the way of guests."""
+
+    network: str
+    realm: str
+    started: bool
+    bridge: str
+    address: str
+    domain: str
+    dhcp: str
+    resolve: str
+    reservations: int
+    leases: int
+    machines: tuple[str, ...]
+    amiss: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def status(host: Host, store: Store, settings: Network, files: HostFiles = HOST_FILES) -> Status:
+    """Compare the network as it was started (else as the settings have it) with what there is."""
+    _may(host)
+    record = store.network(settings.name)
+    network = record or dataclasses.replace(settings, resolve=truth.mode(host, store.world, settings.resolve))
+    found = truth.find(host, store, network, files)
+    reserved = store.reservations(network.name).values()
+    return Status(
+        network=network.name, realm=store.world.realm, started=record is not None, bridge=network.bridge,
+        address=str(network.address), domain=network.domain, dhcp=f"{network.dhcp_first}-{network.dhcp_last}",
+        resolve=network.resolve, reservations=len(reserved),
+        leases=sum(lease in reserved for lease in truth.leases(store, network)),
+        machines=tuple(running(store, network)),
+        amiss=tuple(step.describe() for step in truth.diff(store, truth.want(host, store, network), found, files))
+        if record else (), notes=tuple(truth.notes(host, network)),
+    )
+
+
+def _may(host: Host) -> None:
+    if not host.net.permitted():
+        raise NotPermitted("networks are changed and looked into by root only", hint="run it with sudo")
+    for program, package in (("dnsmasq", "dnsmasq-base"), ("nft", "nftables")):
+        if host.run.find(program) is None:
+            raise MissingProgram(program, package=package)
+
+
+@contextlib.contextmanager
+def _changing(store: Store, network: Network, transaction: Transaction) -> Iterator[None]:
+    """One change at a time. Raises Busy."""
+    if transaction.dry_run:
+        yield
+        return
+    path = store.world.network_lock(network.name)
+    with reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            fd = take_lock(path)
+        except Busy:
+            raise Busy("somebody else is starting or stopping the network", hint="try again") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _taps(links: Mapping[str, Link], network: Network) -> list[str]:
+    return [link.name for link in links.values() if link.master == network.bridge and link.kind == "tun"]
+
+
+def _check(host: Host, store: Store, network: Network, found: Found) -> None:
+    link = found.links.get(network.bridge)
+    other = "[network] bridge in cloudme.toml names another"
+    if link and link.kind != "bridge":
+        raise AlreadyExists(f"'{network.bridge}' exists and is no bridge", hint=other)
+    if link and link.alias != changes.alias(network):
+        ports = [port.name for port in found.links.values() if port.master == link.name]
+        if link.addresses or ports:
+            raise AlreadyExists(f"the bridge '{network.bridge}' exists and is not cloudMe's", hint=other)
+    _check_addresses(store, network, found)
+    if not found.serving and (holder := host.net.port_taken(str(network.address.ip))):
+        raise Busy(f"DNS and DHCP cannot be served on {network.address.ip}: {holder} is there",
+                   hint="end it, or let it serve its own addresses only (dnsmasq: bind-dynamic)")
+
+
+def _check_addresses(store: Store, network: Network, found: Found) -> None:
+    """No other link has an address of ours, and no machine an address that is not."""
+    wanted = network.address.network
+    for link in found.links.values():
+        if link.name == network.bridge or link.alias == changes.alias(network):
+            continue
+        for theirs in (*(address.network for address in link.addresses), *link.routes):
+            if wanted.overlaps(theirs):
+                raise ConfigError(f"{wanted} overlaps with {theirs}, which {link.name} has",
+                                  hint="[network] address in cloudme.toml chooses another")
+    for name, (_, text) in store.reservations(network.name).items():
+        if (address := IPv4Address(text)) not in wanted or address == network.address.ip:
+            raise ConfigError(f"'{name}' has the address {address}, which does not go with {network.address}",
+                              hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml")
+

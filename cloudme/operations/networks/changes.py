@@ -1,0 +1,258 @@
+"""The steps of which starting and stopping a network are made. Each can be undone; stopping is undoing in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+
+from cloudme.formats import blocks, dhcp
+from cloudme.model import identity
+from cloudme.model.network import Network
+from cloudme.model.ports import Host
+from cloudme.model.steps import Step
+from cloudme.store import Store, reported, write_atomic
+
+
+def alias(network: Network) -> str:
+    """The owner's mark on a bridge of ours (ip-link(8), alias)."""
+    return f"cloudme {network.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reversed:
+    """A step backwards: what it had done is undone, and done again where that has to be undone."""
+
+    step: Step
+    words: str
+
+    def describe(self) -> str:
+        return self.words
+
+    def do(self, host: Host) -> None:
+        self.step.undo(host)
+
+    def undo(self, host: Host) -> None:
+        self.step.do(host)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeBridge:
+    """The card's address is derived from the name: guests keep knowing their gateway over a stop and a start."""
+
+    network: Network
+
+    def describe(self) -> str:
+        return f"make the bridge {self.network.bridge} with {self.network.address}"
+
+    def do(self, host: Host) -> None:
+        host.net.add_bridge(self.network.bridge, identity.mac(f"bridge/{self.network.bridge}"))
+        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address)
+
+    def undo(self, host: Host) -> None:
+        host.net.remove_link(self.network.bridge)
+
+
+@dataclass(frozen=True, slots=True)
+class SetBridge:
+    """`before` is the address that the bridge had, None for none."""
+
+    network: Network
+    before: IPv4Interface | None
+
+    def describe(self) -> str:
+        return f"set {self.network.bridge} up with {self.network.address}"
+
+    def do(self, host: Host) -> None:
+        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address)
+
+    def undo(self, host: Host) -> None:
+        if self.before:
+            host.net.set_bridge(self.network.bridge, alias(self.network), self.before)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Stays when the network stops: others may have come to rely on it."""
+
+    def describe(self) -> str:
+        return "forward IPv4"
+
+    def do(self, host: Host) -> None:
+        host.net.forward()
+
+    def undo(self, host: Host) -> None:
+        """Nothing: see above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    network: Network
+    text: str
+
+    def describe(self) -> str:
+        what = "forwarding and masquerading" if self.network.nat else "forwarding"
+        return f"allow {what} for {self.network.bridge} (nft table {dhcp.table(self.network)})"
+
+    def do(self, host: Host) -> None:
+        host.run(["nft", "-f", "-"], stdin=self.text.encode())
+
+    def undo(self, host: Host) -> None:
+        host.run(["nft", "-f", "-"], stdin=dhcp.no_rules(self.network).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A marked block in a file of the host.
+
+    then:   the program that makes its reader see the change.
+    group:  of a file that we make: it alone may read it. Without one, everybody may.
+    """
+
+    path: str
+    mark: str
+    before: tuple[str, ...]
+    lines: tuple[str, ...]
+    then: tuple[str, ...] = ()
+    group: str = ""
+
+    def describe(self) -> str:
+        return f"{self.path}: {'; '.join(self.lines) or 'take our lines out'}"
+
+    def do(self, host: Host) -> None:
+        self._write(host, self.lines)
+
+    def undo(self, host: Host) -> None:
+        self._write(host, self.before)
+
+    def _write(self, host: Host, lines: tuple[str, ...]) -> None:
+        write_block(self.path, self.mark, lines, self.group)
+        if self.then:
+            host.run(list(self.then))
+
+
+def read_block(path: str, mark: str) -> tuple[str, ...]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return blocks.read(file.read(), mark)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def write_block(path: str, mark: str, lines: tuple[str, ...], group: str = "") -> None:
+    """Owner and mode of the file stay; a file that had only our lines goes with them."""
+    path = os.path.realpath(path)
+    with reported(path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                text, state = file.read(), os.fstat(file.fileno())
+        except FileNotFoundError:
+            text, state = "", None
+        changed = blocks.replace(text, mark, lines)
+        if changed == text:
+            return
+        if not changed:
+            os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.ismount(path):  # a container's /etc/hosts: cannot be renamed over
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(changed)
+            return
+        write_atomic(path, changed, mode=state.st_mode & 0o7777 if state else 0o640 if group else 0o644)
+        if state:
+            os.chown(path, state.st_uid, state.st_gid)
+        elif group:
+            with contextlib.suppress(LookupError):
+                shutil.chown(path, group=group)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """systemd-resolved asks our dnsmasq about our domain, and about nothing else; it forgets with the link."""
+
+    network: Network
+
+    def describe(self) -> str:
+        return f"let systemd-resolved ask {self.network.address.ip} for *.{self.network.domain}"
+
+    def do(self, host: Host) -> None:
+        bridge = self.network.bridge
+        host.run(["resolvectl", "dns", bridge, str(self.network.address.ip)])
+        host.run(["resolvectl", "domain", bridge, f"~{self.network.domain}"])
+        host.run(["resolvectl", "default-route", bridge, "no"])
+
+    def undo(self, host: Host) -> None:
+        host.run(["resolvectl", "revert", self.network.bridge])
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """dnsmasq with `text` as its configuration. `before`: the text with which it ran, None where it did not."""
+
+    store: Store
+    network: Network
+    text: str
+    before: str | None
+
+    def describe(self) -> str:
+        return f"{'start' if self.before is None else 'restart'} dnsmasq on {self.network.bridge}: " \
+               f"DHCP and DNS for {self.network.domain}"
+
+    def do(self, host: Host) -> None:
+        self._end(host)
+        self._begin(host, self.text)
+
+    def undo(self, host: Host) -> None:
+        self._end(host)
+        if self.before is None:
+            shutil.rmtree(self.store.world.network_run(self.network.name), ignore_errors=True)
+        else:
+            self._begin(host, self.before)
+
+    def _begin(self, host: Host, text: str) -> None:
+        """dnsmasq goes into the background once it serves: its first process ends then, or with what is wrong."""
+        world, name = self.store.world, self.network.name
+        for folder in (world.network_run(name), world.reservations(name), world.host_names(name)):
+            with reported(folder):
+                os.makedirs(folder, exist_ok=True)
+                os.chmod(folder, 0o755)
+        conf = world.dnsmasq(name, "conf")
+        write_atomic(conf, text)
+        host.run(["dnsmasq", f"--conf-file={conf}"])
+
+    def _end(self, host: Host) -> None:
+        send(host, self.store, self.network, signal.SIGTERM)
+
+
+def send(host: Host, store: Store, network: Network, number: int) -> bool:
+    """Signal the dnsmasq of the network; False where none runs. Number 0 only asks."""
+    return host.run.signal(store.world.dnsmasq(network.name, "pid"), store.world.dnsmasq(network.name, "conf"), number)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The network as it is meant; None is a network that is stopped."""
+
+    store: Store
+    before: Network | None
+    network: Network | None
+
+    def describe(self) -> str:
+        return "note that the network is started" if self.network else "note that the network is stopped"
+
+    def do(self, host: Host) -> None:
+        self._write(self.network)
+
+    def undo(self, host: Host) -> None:
+        self._write(self.before)
+
+    def _write(self, network: Network | None) -> None:
+        if network:
+            self.store.publish_network(network)
+        elif known := self.network or self.before:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.store.world.network_record(known.name))

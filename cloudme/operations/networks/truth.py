@@ -1,0 +1,263 @@
+"""What there is of a network, what is wanted of it, and the steps from one to the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cloudme.errors import CommandFailed, ConfigError, HostUnavailable
+from cloudme.formats import dhcp
+from cloudme.layout import World
+from cloudme.model.hostconfig import Resolve
+from cloudme.model.network import Link, Network
+from cloudme.model.ports import Host
+from cloudme.model.steps import Step
+from cloudme.operations.networks import changes
+from cloudme.operations.networks.changes import Block, Reversed
+from cloudme.store import Store
+
+SERVICE_USER = "dnsmasq"
+"""Whom Debian's dnsmasq-base makes."""
+WHOLE_ID_RANGE = "4294967295"
+"""user_namespaces(7): the length in /proc/PID/uid_map of the initial user namespace."""
+STUB = "127.0.0.53"
+"""systemd-resolved(8): where it listens; names in resolv.conf where the host asks it."""
+RELOAD_NAMES = ("nmcli", "general", "reload", "dns-full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFiles:
+    """The host's files in which a network leaves its mark, or that say how the host resolves names."""
+
+    bridge_acl: str = "/etc/qemu/bridge.conf"
+    hosts: str = "/etc/hosts"
+    networkmanager: str = "/etc/NetworkManager/dnsmasq.d"
+
+
+HOST_FILES = HostFiles()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    network: Network
+    rules: str
+    configuration: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us."""
+
+    links: Mapping[str, Link]
+    forwarding: bool
+    marks: tuple[str, ...]
+    serving: bool
+    configuration: str
+    blocks: Mapping[str, tuple[str, ...]]
+    resolved: bool
+    record: Network | None
+
+
+def want(host: Host, store: Store, network: Network) -> Wanted:
+    return Wanted(
+        network=network, rules=dhcp.rules(network, store.world),
+        configuration=dhcp.configuration(network, store.world, user=_service_user(store.world),
+                                         resolv_file=_resolv_file(store.world)),
+    )
+
+
+def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
+    return Found(
+        links=host.net.links(), forwarding=host.net.forwarding(), marks=dhcp.marks(_table(host, network)),
+        serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
+        blocks={path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
+        resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
+        record=store.network(network.name),
+    )
+
+
+def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[Step]:
+    """The steps that make what is found as it is wanted; none when it is."""
+    network = wanted.network
+    link = found.links.get(network.bridge)
+    steps: list[Step] = []
+    if link is None:
+        steps.append(changes.MakeBridge(network))
+    elif not (link.up and link.addresses == (network.address,) and link.alias == changes.alias(network)):
+        steps.append(changes.SetBridge(network, link.addresses[0] if link.addresses else None))
+    if not found.forwarding:
+        steps.append(changes.Forward())
+    if found.marks != dhcp.marks(wanted.rules):
+        steps.append(changes.Rules(network, wanted.rules))
+    # A new bridge has a new index, to which a dnsmasq that served the old one is not bound.
+    if link is None or not found.serving or found.configuration != wanted.configuration:
+        before = found.configuration if found.serving else None
+        steps.append(changes.Serve(store, network, wanted.configuration, before))
+    steps += _blocks(store, found, files, network, _lines(store, network, files))
+    if network.resolve == Resolve.resolved and not found.resolved:
+        steps.append(changes.Resolved(network))
+    if found.record != network:
+        steps.append(changes.Record(store, found.record, network))
+    return steps
+
+
+def undone(store: Store, network: Network, found: Found, files: HostFiles) -> list[Step]:
+    """The steps that take away what is found of the network; none when nothing is."""
+    steps: list[Step] = _blocks(store, found, files, network, {})
+    if found.serving:
+        serve = changes.Serve(store, network, found.configuration, None)
+        steps.append(Reversed(serve, f"stop dnsmasq on {network.bridge}"))
+    if found.marks:
+        rules = changes.Rules(network, dhcp.rules(network, store.world))
+        steps.append(Reversed(rules, f"remove the nft table {dhcp.table(network)}"))
+    link = found.links.get(network.bridge)
+    if link and link.alias == changes.alias(network):
+        steps.append(Reversed(changes.MakeBridge(network), f"remove the bridge {network.bridge}"))
+    if found.record:
+        steps.append(changes.Record(store, found.record, None))
+    return steps
+
+
+def mark(world: World, network: Network) -> str:
+    """What our blocks are marked with: unlike those of other realms and bridges."""
+    return f"cloudme {network.bridge}{f' of realm {world.realm}' if world.realm else ''}"
+
+
+def host_lines(store: Store, network: Network) -> tuple[str, ...]:
+    """The lines of the hosts file: every name that is reserved, with its domain."""
+    reserved = sorted((name, address) for name, (_, address) in store.reservations(network.name).items())
+    return tuple(f"{address} {name}.{network.domain}" for name, address in reserved)
+
+
+def leases(store: Store, network: Network) -> list[tuple[str, str]]:
+    """(mac, address) of what dnsmasq has handed out."""
+    return dhcp.leases(_read(store.world.leases(network.name)))
+
+
+def mode(host: Host, world: World, wanted: str) -> Resolve:
+    """How names are to resolve on the host: `auto` takes the first way that is there, in a named realm none.
+
+    Raises:  ConfigError, HostUnavailable where the wanted way cannot be gone.
+    """
+    chosen = Resolve(wanted)
+    daemons = {Resolve.resolved: _has_resolved, Resolve.networkmanager: _has_networkmanager}
+    if world.realm:
+        if chosen in daemons:
+            raise ConfigError(f"'{chosen}' is the host's and does not reach into a realm",
+                              hint="--resolve hosts, or none")
+        return Resolve.none if chosen == Resolve.auto else chosen
+    if chosen == Resolve.auto:
+        return next((way for way, there in daemons.items() if there(host)), Resolve.hosts)
+    if chosen in daemons and not daemons[chosen](host):
+        raise HostUnavailable(f"names cannot be resolved by '{chosen}': the host does not use it",
+                              hint="--resolve auto takes what there is")
+    return chosen
+
+
+def notes(host: Host, network: Network) -> list[str]:
+    """What of the host's own rules drops forwarded packets by default: an accept in our table does not outweigh it."""
+    listing = json.loads(host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
+    chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
+    return [
+        f"the host's nft chain '{chain['table']} {chain['name']}' drops by default: guests may not get out"
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != dhcp.table(network)
+    ]
+
+
+def _block_files(network: Network, files: HostFiles) -> tuple[str, ...]:
+    return files.bridge_acl, files.hosts, os.path.join(files.networkmanager, f"cloudme-{network.bridge}.conf")
+
+
+def _lines(store: Store, network: Network, files: HostFiles) -> dict[str, tuple[str, ...]]:
+    """The lines that are wanted in the host's files. QEMU's helper acts in the host's own namespace only."""
+    acl, hosts, networkmanager = _block_files(network, files)
+    lines: dict[str, tuple[str, ...]] = {}
+    if not store.world.realm:
+        lines[acl] = (f"allow {network.bridge}",)
+    if network.resolve == Resolve.hosts:
+        lines[hosts] = host_lines(store, network)
+    if network.resolve == Resolve.networkmanager:
+        lines[networkmanager] = (f"server=/{network.domain}/{network.address.ip}",)
+    return lines
+
+
+def _blocks(
+    store: Store, found: Found, files: HostFiles, network: Network, lines: Mapping[str, tuple[str, ...]],
+) -> list[Step]:
+    acl, _, networkmanager = _block_files(network, files)
+    return [
+        Block(path, mark(store.world, network), before, lines.get(path, ()),
+              RELOAD_NAMES if path == networkmanager else (), "kvm" if path == acl else "")
+        for path, before in found.blocks.items() if before != lines.get(path, ())
+    ]
+
+
+def _table(host: Host, network: Network) -> str:
+    try:
+        return host.run(["nft", "list", "table", "ip", dhcp.table(network)])
+    except CommandFailed:  # there is none
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _resolved_asks(host: Host, network: Network) -> bool:
+    try:
+        told = (host.run(["resolvectl", "dns", network.bridge]), host.run(["resolvectl", "domain", network.bridge]))
+    except CommandFailed:  # there is no such link yet
+        return False
+    return str(network.address.ip) in told[0].split() and f"~{network.domain}" in told[1].split()
+
+
+def _has_resolved(host: Host) -> bool:
+    return host.run.find("resolvectl") is not None and STUB in _read("/etc/resolv.conf").split()
+
+
+def _has_networkmanager(host: Host) -> bool:
+    """Only with its dnsmasq plug-in can it send the questions of one domain elsewhere (NetworkManager.conf(5), dns)."""
+    if host.run.find("nmcli") is None or host.run.find("NetworkManager") is None:
+        return False
+    with contextlib.suppress(CommandFailed):
+        running = host.run(["nmcli", "-t", "-f", "RUNNING", "general"]).strip() == "running"
+        return running and "dns=dnsmasq" in host.run(["NetworkManager", "--print-config"]).split()
+    return False
+
+
+def _resolv_file(world: World) -> str | None:
+    """Whom to ask about other domains: in a realm, as ip-netns(8) has it, nobody unless it has a file of its own."""
+    if not world.realm:
+        return "/etc/resolv.conf"
+    own = f"/etc/netns/{os.path.basename(world.namespace)}/resolv.conf"
+    return own if os.path.exists(own) else None
+
+
+def _service_user(world: World) -> str:
+    """Whom dnsmasq becomes: its own user, where there is one who can get at our folders; '' where it stays who it is.
+
+    A home below a folder that others may not enter, and a user namespace, are such places.
+    """
+    try:
+        pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return ""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        if file.read().split()[2] != WHOLE_ID_RANGE:
+            return ""
+    folder = world.networks
+    while folder != os.path.dirname(folder):
+        if os.path.exists(folder) and not os.stat(folder).st_mode & stat.S_IXOTH:
+            return ""
+        folder = os.path.dirname(folder)
+    return SERVICE_USER

@@ -1,0 +1,195 @@
+"""Namespaces of the test's own: a realm with the real bridge and dnsmasq, and a client on a cable to it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from cloudme.host import realm as namespaces
+from cloudme.layout import World
+from cloudme.store import Store
+
+T = TypeVar("T")
+CMNET = Path(__file__).resolve().parents[2] / "sbin" / "cmnet"
+NUMBERS = itertools.count()
+DISCOVER, OFFER, REQUEST, ACK = 1, 2, 3, 5
+PATIENCE_S = 5.0
+RETRY_S = 0.5
+"""A cable that was plugged in a moment ago loses packets: clients ask again."""
+
+
+def inside(namespace: str, function: Callable[[], T]) -> T:
+    """Run in a thread that is in the namespace: setns(2) moves one thread."""
+    def moved() -> T:
+        namespaces.enter(namespace, namespace)
+        return function()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(moved).result()
+
+
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class Client:
+    """The other end of a cable into a bridge."""
+
+    namespace: str
+    device: str
+
+    def lease(self, mac: str, patience_s: float = PATIENCE_S) -> str | None:
+        """DHCP as a guest does it: discover, offer, request, ack. The address, None where nobody answers."""
+        return inside(self.namespace, lambda: self._lease(mac, patience_s))
+
+    def _lease(self, mac: str, patience_s: float) -> str | None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode())
+            client.bind(("", 68))
+            client.settimeout(RETRY_S)
+            for _ in range(round(patience_s / RETRY_S)):
+                with contextlib.suppress(TimeoutError):
+                    return self._ask_once(client, mac)
+        return None
+
+    def _ask_once(self, client: socket.socket, mac: str) -> str | None:
+        client.sendto(dhcp(DISCOVER, mac), ("255.255.255.255", 67))
+        kind, address, server = answer(client.recv(2048))
+        assert kind == OFFER
+        client.sendto(dhcp(REQUEST, mac, b"\x32\x04" + address + b"\x36\x04" + server), ("255.255.255.255", 67))
+        kind, given, _ = answer(client.recv(2048))
+        return socket.inet_ntoa(given) if kind == ACK else None
+
+    def resolve(self, name: str, address: str, server: str = "10.210.0.1") -> list[str]:
+        """Ask the server for the name, with `address` as our own."""
+        ip("-n", os.path.basename(self.namespace), "address", "replace", f"{address}/24", "dev", self.device)
+        return inside(self.namespace, lambda: ask(name, server))
+
+
+def dhcp(kind: int, mac: str, options: bytes = b"") -> bytes:
+    """A client's message (RFC 2131, 2) that asks for a broadcast answer."""
+    chaddr = bytes.fromhex(mac.replace(":", ""))
+    head = struct.pack("!4B4s2H16x16s192x", 1, 1, 6, 0, b"cmcm", 0, 0x8000, chaddr)
+    return head + b"\x63\x82\x53\x63" + bytes((53, 1, kind)) + options + b"\xff"
+
+
+def answer(packet: bytes) -> tuple[int, bytes, bytes]:
+    """kind, address, server."""
+    options, found = packet[240:], {}
+    while options and options[0] != 255:
+        found[options[0]] = options[2:2 + options[1]]
+        options = options[2 + options[1]:]
+    return found[53][0], packet[16:20], found.get(54, b"")
+
+
+def ask(name: str, server: str) -> list[str]:
+    """An A query (RFC 1035, 4.1) and the addresses of its answer."""
+    labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(PATIENCE_S)
+        client.sendto(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + b"\0\0\x01\0\x01", (server, 53))
+        reply = client.recv(2048)
+    count = struct.unpack("!H", reply[6:8])[0]
+    records = reply[12 + len(labels) + 5:]
+    return [socket.inet_ntoa(records[16 * number + 12:16 * number + 16]) for number in range(count)]
+
+
+@dataclass
+class Realm:
+    """A realm as the commands see it."""
+
+    name: str
+    home: Path
+    cables: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        home = str(self.home)
+        return Store(World(data=home, run=f"{home}/run", config=f"{home}/config", realm=self.name))
+
+    @property
+    def namespace(self) -> str:
+        return self.store.world.namespace
+
+    def cmnet(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        ended = subprocess.run(
+            [sys.executable, str(CMNET), *arguments, "--realm", self.name], capture_output=True, text=True, check=False,
+            env=os.environ | {"CLOUDME_HOME": str(self.home)}, cwd=self.home)
+        assert ended.returncode == status, ended.stdout + ended.stderr
+        return ended
+
+    def run(self, *argv: str) -> str:
+        return subprocess.run(["ip", "netns", "exec", os.path.basename(self.namespace), *argv],
+                              check=True, capture_output=True, text=True).stdout
+
+    def client(self) -> Client:
+        """A namespace with a cable to the bridge."""
+        name = f"cmtest-{os.getpid()}-{next(NUMBERS)}"
+        ip("netns", "add", name)
+        self.cables.append(name)
+        ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "cable", "netns",
+           os.path.basename(self.namespace))
+        ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", os.path.basename(self.namespace), "link", "set", "cable", "master", "bridge0", "up")
+        return Client(f"/run/netns/{name}", "eth0")
+
+    def dnsmasq(self) -> int:
+        return int(Path(self.store.world.dnsmasq("default", "pid")).read_text())
+
+
+@pytest.fixture
+def make_realm(home: Path, evidence: Path) -> Iterator[Callable[[], Realm]]:
+    """Makes realms, not started. They are stopped after the test, and dnsmasq's log is kept if it failed."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make network namespaces")
+    for program in ("ip", "nft", "dnsmasq"):
+        if shutil.which(program, path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
+            pytest.skip(f"needs {program}")
+    realms: list[Realm] = []
+
+    def make() -> Realm:
+        realms.append(Realm(f"t{os.getpid()}-{next(NUMBERS)}", home))
+        return realms[-1]
+
+    try:
+        yield make
+    finally:
+        for one in realms:
+            log = Path(one.store.world.dnsmasq("default", "log"))
+            if log.exists():
+                shutil.copyfile(log, evidence / f"{one.name}.dnsmasq.log")
+            for cable in one.cables:
+                ip("netns", "delete", cable)
+            one.cmnet("stop")
+
+
+@pytest.fixture
+def realm(make_realm: Callable[[], Realm]) -> Realm:
+    """A realm whose network is started."""
+    made = make_realm()
+    made.cmnet("start")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
