@@ -18,10 +18,18 @@ argparse._ = str  # type: ignore[attr-defined]
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help as wide as the terminal. argparse would import `shutil` to learn the width."""
+    """Help as wide as the terminal. argparse would import `shutil` to learn the width, and `textwrap` to keep to it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        lines = [""]
+        for word in text.split():
+            if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+                lines.append("")
+            lines[-1] = f"{lines[-1]} {word}".lstrip()
+        return lines
 
 
 def _columns() -> int:
