@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cloudme.host import realm as namespaces
+from cloudme.layout import World
+from cloudme.model.hostconfig import Settings
 from cloudme.operations import networks
-from tests.net.conftest import Realm, inside
+from cloudme.store import Store
+from tests.net.conftest import CMNET, Realm, inside
 
 MAC = "52:54:00:00:00:07"
 STRANGER = "52:54:00:00:00:99"
@@ -112,7 +119,6 @@ def test_stop_leaves_no_process_no_namespace_and_no_folder_of_what_ran(realm: Re
 def test_stop_takes_link_and_rules_away_where_the_namespace_stays(realm: Realm) -> None:
     """As on the host: what stop does before it drops the realm."""
     from cloudme.cli import wiring
-    from cloudme.model.hostconfig import Settings
     from cloudme.model.steps import Transaction
 
     def stop() -> list[str]:
@@ -249,3 +255,70 @@ def test_a_stale_file_of_a_realm_is_no_realm(make_realm: Callable[[], Realm]) ->
     realm.cmnet("start")
     assert namespaces.exists(realm.namespace)
     realm.cmnet("status")
+
+
+HOST_ITSELF = """\
+set -e
+mount --bind {etc} /etc
+mount --bind {etc}/hosts /etc/hosts
+ip link set lo up
+{cmnet} start -v
+{cmnet} start -v
+cat /etc/qemu/bridge.conf
+getent hosts web00.cloudme
+{cmnet} status
+{cmnet} stop
+test ! -e /etc/qemu/bridge.conf
+grep -c . /etc/hosts
+ip -o link | wc -l
+"""
+
+
+def test_on_the_host_itself_names_resolve_and_the_bridge_helper_is_allowed(home: Path, tmp_path: Path) -> None:
+    """Without a realm, in a namespace that plays the host's, and with an /etc of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make namespaces")
+    etc = tmp_path / "etc"
+    subprocess.run(["cp", "-a", "/etc", etc], check=True)
+    shutil.rmtree(etc / "qemu", ignore_errors=True)
+    (etc / "hosts").write_text("127.0.0.1 localhost\n")
+    store = Store(World(data=str(home), run=f"{home}/run", config=f"{home}/config"))
+    store.reserve(Settings().network(), "web00", MAC, "10.210.0.7")
+    script = HOST_ITSELF.format(etc=etc, cmnet=f"{sys.executable} {CMNET}")
+    ended = subprocess.run(["unshare", "-n", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr.count("cmnet: start dnsmasq") == 1
+    assert "allow bridge0\n" in ended.stdout
+    assert "10.210.0.7      web00.cloudme\n" in ended.stdout
+    assert "on the host: hosts\n" in ended.stdout
+    assert ended.stdout.splitlines()[-2:] == ["1", "1"]
+
+
+@pytest.mark.parametrize("arguments", [("start",), ("start", "--realm", "nobodys"), ("stop",), ("status",)])
+def test_who_may_not_is_told_what_would_permit_it(home: Path, arguments: tuple[str, ...]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become nobody")
+    home.chmod(0o777)
+    ended = subprocess.run([sys.executable, str(CMNET), *arguments], capture_output=True, text=True, check=False,
+                           user=65534, group=65534, extra_groups=[], env={"CLOUDME_HOME": str(home)}, cwd="/")
+    assert ended.returncode == 77, ended.stderr
+    assert "(run it with sudo)" in ended.stderr
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_while_dnsmasq_starts_leaves_nothing(make_realm: Callable[[], Realm]) -> None:
+    """A named pipe as a part of its configuration holds dnsmasq up, until cmnet is interrupted."""
+    realm = make_realm()
+    realm.home.joinpath("config/templates").mkdir(parents=True)
+    pipe = realm.home / "pipe"
+    os.mkfifo(pipe)
+    (realm.home / "config/templates/dnsmasq.conf.j2").write_text(f"conf-file={pipe}\n")
+    argv = [sys.executable, str(CMNET), "start", "--realm", realm.name]
+    with (subprocess.Popen(argv, cwd=realm.home, stderr=subprocess.PIPE, text=True) as process,
+          pipe.open("w")):  # opens once dnsmasq reads it
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=20)
+    assert (process.returncode, complaint) == (130, "cmnet: interrupted\n")
+    assert not os.path.exists(realm.namespace)
+    assert realm.store.network() is None

@@ -71,7 +71,7 @@ def _stop(transaction: Transaction, store: Store, network: Network, files: HostF
     found = truth.find(transaction.host, store, network, files)
     if machines := running(store, network):
         raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
-                   hint=f"vmstop {' '.join(name for name in machines if '/' not in name)}")
+                   hint=f"vmstop {' '.join(machines)}")
     if taps := _taps(found.links, network):
         raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of another home",
                    hint="stop them, with the CLOUDME_HOME that started them")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
+from cloudme.errors import StoreError
 from cloudme.formats import blocks, dhcp
 from cloudme.model import identity
 from cloudme.model.network import Network
@@ -158,11 +160,13 @@ def write_block(path: str, mark: str, lines: tuple[str, ...], group: str = "") -
             os.unlink(path)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if os.path.ismount(path):  # a container's /etc/hosts: cannot be renamed over
-            with open(path, "w", encoding="utf-8") as file:
+        try:
+            write_atomic(path, changed, mode=state.st_mode & 0o7777 if state else 0o640 if group else 0o644)
+        except StoreError as error:
+            if getattr(error.__cause__, "errno", None) != errno.EBUSY:
+                raise
+            with open(path, "w", encoding="utf-8") as file:  # a mount point, as a container's /etc/hosts
                 file.write(changed)
-            return
-        write_atomic(path, changed, mode=state.st_mode & 0o7777 if state else 0o640 if group else 0o644)
         if state:
             os.chown(path, state.st_uid, state.st_gid)
         elif group:
