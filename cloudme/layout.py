@@ -166,3 +166,9 @@ def text_templates() -> str:
 
     beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "templates")
     return beside if os.path.isdir(beside) else os.path.join(sys.prefix, "share/cloudme/templates")
+
+
+def text_template(name: str, config: str) -> str:
+    """The path of one of them; a copy in the configuration's templates/ folder wins."""
+    own = os.path.join(config, "templates", name)
+    return own if os.path.exists(own) else os.path.join(text_templates(), name)

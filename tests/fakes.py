@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from typing import Any
 
-from cloudme.errors import CloudMeError, PeerError
+from cloudme.errors import CloudMeError, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Monitor, Power, Progress, Target
@@ -219,13 +219,23 @@ class FakeAgent:
 @dataclass
 class FakePlaybooks:
     reports: dict[str, HostReport] = field(default_factory=dict)
-    runs: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    runs: list[tuple[str, str]] = field(default_factory=list)
+    cancelled: bool = False
 
     def run(
-        self, playbook: str, inventory: Mapping[str, Any], *, say: Callable[[str], None],
+        self, playbook: str, inventory: Mapping[str, Any], *, limit: str, say: Callable[[str], None],
     ) -> Mapping[str, HostReport]:
-        self.runs.append((playbook, inventory))
-        return self.reports
+        self.runs.append((playbook, limit))
+        return {name: report for name, report in self.reports.items() if name in inventory["all"]["hosts"]}
+
+    def check(self, playbooks: Sequence[str]) -> None:
+        for playbook in playbooks:
+            if playbook in self.broken:
+                raise SpecError([f"{playbook}: broken"])
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 @dataclass

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
-from cloudme import cli
+from cloudme import cli, seed
 from cloudme.errors import UsageError
+from cloudme.layout import text_template
 from cloudme.model import units
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Template
+from cloudme.model.machine import Machine, Template
 from cloudme.model.names import Name
 from cloudme.model.steps import Transaction
-from cloudme.operations import power, readiness, templates
+from cloudme.operations import networks, playbooks, power, readiness, templates
 from cloudme.store import Store
 
 
@@ -43,18 +45,45 @@ def make(args: argparse.Namespace, name: Name) -> None:
 
 
 def _prepare(
-    args: argparse.Namespace, transaction: Transaction, store: Store, template: Template, settings: Settings
+    args: argparse.Namespace, transaction: Transaction, store: Store, template: Template, settings: Settings,
+    *, change: Callable[[Machine], None] = lambda machine: None,
 ) -> None:
+    """Start a template, await it, let `change` act on it, bring it to the standard, power it off."""
     host, say = transaction.host, cli.teller(args)
     network = store.network() or settings.network()
     machine = store.boot_template(template, network)
-    templates.seed.write(host, store, machine, network)
+    if template.access.seeded:
+        seed.write(host, store, machine, network)
     cli.tell_accelerator(args, host, settings)
     power.start(transaction, store, [machine], settings)
     readiness.wait(host, store, [machine], "ssh", timeout_s=settings.boot_timeout_s, say=say)
+    change(machine)
     templates.prepare(host, store, machine, say)
     power.stop(host, store, [machine], timeout_s=settings.stop_timeout_s, say=say)
     templates.finish(store, template)
+    networks.refresh_names(host, store)
+
+
+def upgrade(args: argparse.Namespace, name: Name) -> None:
+    """vmupgrade."""
+    store, settings = cli.store(args), cli.settings(args)
+    template = store.template(name)
+    templates.without_clones(store, template)
+    host = cli.host(args)
+    power.check(host, store, [], [(store.network() or settings.network()).bridge])
+
+    def change(machine: Machine) -> None:
+        playbook = text_template("upgrade.yml", store.world.config)
+        reports = playbooks.configure(host, store, [machine], {machine.type: playbook}, cli.teller(args))
+        if failure := playbooks.failed(reports):
+            raise failure
+
+    with cli.transaction(args, host) as transaction:
+        transaction.say(f"upgrade the packages of template {name}")
+        if not transaction.dry_run:
+            templates.thaw(store, template)
+            _prepare(args, transaction, store, template, settings, change=change)
+    print(name)
 
 
 def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> templates.Wanted:

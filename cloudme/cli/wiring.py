@@ -30,7 +30,7 @@ def host(world: World) -> Host:
 
     if world.realm:
         realm.enter(world.namespace, world.realm)
-    return _adapters()
+    return _adapters(world)
 
 
 def visiting(world: World) -> Host:
@@ -40,7 +40,7 @@ def visiting(world: World) -> Host:
     if not world.realm or realm.exists(world.namespace):
         return host(world)
     realm.fresh()
-    return _adapters()
+    return _adapters(world)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Itera
         return
     try:
         realm.make(world.namespace)
-        yield _adapters()
+        yield _adapters(world)
     except BaseException:
         realm.remove(world.namespace)
         raise
@@ -86,13 +86,13 @@ def abandon(world: World) -> list[Step]:
     return [RemoveRealm(world.namespace)] if world.realm and os.path.exists(world.namespace) else []
 
 
-def _adapters() -> Host:
+def _adapters(world: World) -> Host:
     from cloudme.host import agent, iso, keys, netlink, playbook, qemu, run, ssh, streams
 
     runner = run.Programs()
     net = netlink.Links(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
-        streams=streams.Standard(), playbooks=playbook.Ansible(runner), iso=iso.IsoWriter(), keys=keys.SshKeys(),
-        now=time.time,
+        streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), iso=iso.IsoWriter(),
+        keys=keys.SshKeys(), now=time.time,
     )

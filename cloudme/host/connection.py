@@ -55,7 +55,16 @@ def connected(target: Target, timeout_s: float) -> Iterator[paramiko.Transport]:
     except LOST as error:
         raise PeerError(f"the connection to '{target.name}' was lost: {error}", hint=f"vmlogs {target.name}") from error
     finally:
-        transport.close()
+        close(transport)
+
+
+def close(transport: paramiko.Transport) -> None:
+    """Return when its thread has ended: shutting the socket wakes it."""
+    with contextlib.suppress(OSError):
+        transport.sock.shutdown(socket.SHUT_RDWR)
+    transport.close()
+    if transport.is_alive():
+        transport.join()
 
 
 def connect(target: Target, timeout_s: float) -> paramiko.Transport:
@@ -75,7 +84,7 @@ def connect(target: Target, timeout_s: float) -> paramiko.Transport:
             where = target.address if target.port == 22 else f"[{target.address}]:{target.port}"
             write_atomic(target.known_hosts_file, f"{target.name},{where} {' '.join(found)}\n", mode=0o600)
     except BaseException:
-        transport.close()
+        close(transport)
         raise
     return transport
 

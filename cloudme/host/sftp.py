@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -22,8 +23,8 @@ from cloudme.model.ports import Progress
 CHUNK = 32768
 """What every sftp server takes in one request (draft-ietf-secsh-filexfer-02, 3)."""
 
-AHEAD = 64
-"""Requests on their way while we read: 2 MiB, the channel's window."""
+WINDOW = 64 * CHUNK
+"""What is asked for at once: 2 MiB, as much as fits into paramiko's channel."""
 
 PERMISSIONS = 0o777
 """Not set-uid and its kin: a guest's files are not trusted so far."""
@@ -150,9 +151,7 @@ class Remote:
         self._sftp.mkdir(path, 0o700)
 
     def reader(self, path: str, size: int) -> IO[bytes]:
-        file = self._sftp.open(path, "rb")
-        file.prefetch(size, AHEAD)
-        return file  # type: ignore[return-value]  # it reads and closes, no more is wanted
+        return Ahead(self._sftp.open(path, "rb"), size)  # type: ignore[return-value]  # no more than this is wanted
 
     def writer(self, path: str) -> IO[bytes]:
         file = self._sftp.open(path, "wx")
@@ -166,6 +165,29 @@ class Remote:
 
     def own(self, path: str, owner: tuple[int, int]) -> None:
         self._sftp.chown(path, *owner)
+
+
+class Ahead:
+    """Reads a guest's file, asking for many pieces at once.
+
+    paramiko asks in a thread, which would outlive an interrupted copy and complain of the closed connection: it is
+    awaited here. It has only to send what is asked, which always fits.
+    """
+
+    def __init__(self, file: paramiko.SFTPFile, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._asked = 0
+        self.close = file.close
+
+    def read(self, size: int) -> bytes:
+        if self._asked < self._size and self._file.tell() >= self._asked:
+            self._asked = min(self._asked + WINDOW, self._size)
+            others = set(threading.enumerate())
+            self._file.prefetch(self._asked)
+            for thread in set(threading.enumerate()) - others:
+                thread.join()
+        return self._file.read(size)
 
 
 def _client(transport: paramiko.Transport, name: str) -> paramiko.SFTPClient:

@@ -35,7 +35,7 @@ class Ssh:
         from cloudme.host import connection
 
         try:
-            connection.connect(target, timeout_s).close()
+            connection.close(connection.connect(target, timeout_s))
         except connection.NotReady as short:
             return short.stage
         return "ready"

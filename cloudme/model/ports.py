@@ -209,9 +209,18 @@ class Playbooks(Protocol):
     """Ansible."""
 
     def run(
-        self, playbook: str, inventory: Mapping[str, Json], *, say: Callable[[str], None],
+        self, playbook: str, inventory: Mapping[str, Json], *, limit: str, say: Callable[[str], None],
     ) -> Mapping[str, HostReport]:
-        """Apply one playbook; returns a report for each host of the inventory."""
+        """Apply one playbook to the hosts that the pattern `limit` names, and return a report for each.
+
+        Raises:  CommandFailed where Ansible gave up before it met any.
+        """
+
+    def check(self, playbooks: Sequence[str]) -> None:
+        """Raises SpecError, in Ansible's words, where one cannot be read."""
+
+    def cancel(self) -> None:
+        """End what runs in other threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

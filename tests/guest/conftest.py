@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,10 @@ def template(cloud: Cloud, image: str) -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """After a failure the evidence is kept, and its place is in the report."""
-    report: Any = yield
+    report = yield
     it = getattr(item, "funcargs", {}).get("cloud")
     if report.when == "call" and report.failed and it is not None:
         report.sections.append(("evidence", it.evidence(item.name)))
-    return report  # type: ignore[return-value]
+    return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -48,16 +49,16 @@ def test_the_command_line_is_the_golden_one(case: str) -> None:
 def test_no_name_of_a_file_can_become_an_option() -> None:
     made = launch.of(machine(), dataclasses.replace(PLACE, folder="/data/a,id=b", run="/run/a,b"))
     line = argv(made)
-    values = [json.loads(value) for option, value in zip(line, line[1:], strict=False) if option == "-blockdev"]
+    values = [json.loads(value) for option, value in itertools.pairwise(line) if option == "-blockdev"]
     assert values[0]["filename"] == "/data/a,id=b/disk.qcow2"
     assert "unix:/run/a,,b/vnc" in line
 
 
-def test_the_number_of_a_device_never_depends_on_another(machine: Machine = machine()) -> None:
+def test_the_number_of_a_device_never_depends_on_another() -> None:
     """A machine with one disk less has the same cards in the same slots."""
     def slots(it: Machine) -> dict[str, str]:
         return {str(part.props["id"]): f"{part.props['bus']}/{part.props.get('addr')}"
                 for part in launch.of(it, PLACE).parts if part.option == "device" and "bus" in part.props}
 
-    fewer = slots(dataclasses.replace(machine, disks=machine.disks[:1]))
-    assert fewer.items() <= slots(machine).items()
+    whole = machine()
+    assert slots(dataclasses.replace(whole, disks=whole.disks[:1])).items() <= slots(whole).items()

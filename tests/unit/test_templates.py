@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudme import layout
+from cloudme import layout, seed
 from cloudme.errors import AlreadyExists, Busy, CommandFailed, NotFound, SpecError, UsageError
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Image, Template
@@ -65,7 +65,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_changed(
 ) -> None:
     image(store)
     with pytest.raises(error, match=what):
-        make(store, **more)
+        make(store, None, **more)
     assert not os.path.exists(store.world.templates)
 
 
@@ -154,7 +154,7 @@ def test_a_prepared_template_keeps_no_seed_and_no_address(store: Store) -> None:
     network = Settings().network()
     machine = store.boot_template(made, network)
     assert store.boot_template(made, network) == machine
-    templates.seed.write(host, store, machine, network)
+    seed.write(host, store, machine, network)
     assert templates.finish(store, made).prepared
     assert store.reservations("default") == {}
     assert sorted(os.listdir(store.world.template("debian"))) == [

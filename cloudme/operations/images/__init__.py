@@ -147,7 +147,7 @@ def _check_build(host: Host, store: Store) -> None:
 
 def _check_room(store: Store, wanted_bytes: int) -> None:
     """Raises StoreError where the file system of the images has no such room. The store may not exist yet."""
-    folder = store.world.images
+    folder = os.path.abspath(store.world.images)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     with reported(folder):

@@ -1,0 +1,68 @@
+"""What vmlaunch does with its options: gather, check, start, await, configure, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+
+from cloudme import cli
+from cloudme.errors import NotFound, UsageError
+from cloudme.layout import World
+from cloudme.model.machine import Machine
+from cloudme.model.names import TEMPLATES
+from cloudme.model.ports import HostReport
+from cloudme.operations import playbooks, power, readiness
+
+
+def launch(args: argparse.Namespace) -> None:
+    """Raises what failed; the rows of the machines are printed before a failing playbook is reported."""
+    store, settings, say = cli.store(args), cli.settings(args), cli.teller(args)
+    if bool(args.name) == bool(args.group):
+        raise UsageError("a group is wanted", hint="vmlaunch GROUP")
+    if (group := args.name or args.group) == TEMPLATES:
+        raise UsageError("templates are not launched", hint="vminstantiate makes machines of them")
+    machines = store.group(group, args.type)
+    whose = _whose(args, store.world, machines)
+    host = cli.host(args)
+    host.playbooks.check(sorted(set(whose.values())))
+    power.check(host, store, machines, [(store.network() or settings.network()).bridge])
+    with cli.transaction(args, host) as transaction:
+        if any(not store.is_running(machine) for machine in machines):
+            cli.tell_accelerator(args, host, settings)
+        power.start(transaction, store, machines, settings)
+        for machine in machines if transaction.dry_run else []:
+            if machine.type in whose:
+                transaction.say(f"apply {whose[machine.type]} to {machine.name}")
+        if transaction.dry_run:
+            return
+        transaction.keep()
+    readiness.wait(host, store, machines, "ssh", timeout_s=settings.boot_timeout_s, say=say)
+    reports = playbooks.configure(host, store, machines, whose, say)
+    _print(args, machines, reports)
+    if failure := playbooks.failed(reports):
+        raise failure
+
+
+def _whose(args: argparse.Namespace, world: World, machines: Sequence[Machine]) -> dict[str, str]:
+    """Type -> playbook."""
+    types = {str(machine.type) for machine in machines}
+    if args.no_configure:
+        return {}
+    if args.playbook:
+        return dict.fromkeys(types, playbooks.readable(args.playbook))
+    if args.playbooks and not os.path.isdir(args.playbooks):
+        raise NotFound(f"there is no folder '{args.playbooks}'")
+    folders = [args.playbooks] if args.playbooks else ["playbooks", world.playbooks]
+    return playbooks.find(types, folders)
+
+
+def _print(args: argparse.Namespace, machines: Sequence[Machine], reports: Mapping[str, HostReport]) -> None:
+    if args.json:
+        cli.print_json([{
+            "name": m.name, "type": m.type, "address": m.address, "result": reports[m.name].status,
+            "message": reports[m.name].message,
+        } for m in machines])
+    else:
+        cli.print_table([[m.name, m.type, m.address or "-", reports[m.name].status] for m in machines],
+                        ["NAME", "TYPE", "ADDRESS", "RESULT"])
