@@ -102,7 +102,7 @@ def test_a_socket_that_nobody_listens_on_is_told(home: Path) -> None:
 # consoles, of a real QEMU
 
 DOT = bytes.fromhex("fa 31c0 8ed8 8ed0 bc007c ba f803 b02e ee f4 ebfa").ljust(510, b"\0") + b"\x55\xaa"
-"""A boot sector that prints one dot on COM1 and halts for good: interrupts are off."""
+"""A boot sector that prints one dot on COM1 and halts for good: interrupts are off. SeaBIOS wants a disk of a cylinder at least."""
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def running(home: Path, machine: Machine) -> Iterator[Store]:
     store = Store(layout.world())
     folder = store.folder(machine)
     os.makedirs(folder)
-    Path(folder, "raw").write_bytes(DOT + bytes(65024))
+    Path(folder, "raw").write_bytes(DOT.ljust(2 << 20, b"\0"))
     programs(["qemu-img", "convert", "-O", "qcow2", f"{folder}/raw", f"{folder}/disk.qcow2"])
     store.publish(machine)
     hypervisor = qemu.Qemu(programs, fakes.FakeNet())
