@@ -102,7 +102,9 @@ def test_a_socket_that_nobody_listens_on_is_told(home: Path) -> None:
 # consoles, of a real QEMU
 
 DOT = bytes.fromhex("fa 31c0 8ed8 8ed0 bc007c ba f803 b02e ee f4 ebfa").ljust(510, b"\0") + b"\x55\xaa"
-"""A boot sector that prints one dot on COM1 and halts for good: interrupts are off. SeaBIOS wants a disk of a cylinder at least."""
+"""A boot sector that prints one dot on COM1 and halts for good: interrupts are off.
+
+SeaBIOS reads it by cylinder, head and sector: the disk must have a whole cylinder."""
 
 
 @pytest.fixture
