@@ -347,8 +347,12 @@ def mmdebstrap_argv(recipe: Recipe, tree: str, early: str, sources: Sequence[str
     """mmdebstrap(1). tree: the folder to fill; early: a folder that is copied over it before packages are configured.
 
     sources:  lines of sources.list(5), or URIs; none means: mmdebstrap's own.
+
+    It binds the host's /sys and /dev/shm into the tree. In namespaces of its own these mounts, and every process that
+    dpkg started, are gone with it, also when it is killed: what removes the tree next cannot reach through to the host.
     """
     return [
+        "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
         "mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=apt",
         "--dpkgopt=force-unsafe-io", "--dpkgopt=force-confold", *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
         '--aptopt=Acquire::Languages "none"', f"--essential-hook=copy-in {early}/etc /",
