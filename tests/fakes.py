@@ -68,10 +68,13 @@ class FakeRun:
 
 @dataclass
 class FakeMonitor:
+    agent_open: bool = True
     executed: list[str] = field(default_factory=list)
 
     def execute(self, command: str, **arguments: Any) -> Any:
         self.executed.append(command)
+        if command == "query-chardev":
+            return [{"label": "agent", "frontend-open": self.agent_open}]
         return {}
 
     def wait_closed(self, timeout_s: float) -> bool:
@@ -83,6 +86,7 @@ class FakeHypervisor:
     """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once."""
 
     kvm: bool = False
+    agent_open: bool = True
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
@@ -95,7 +99,7 @@ class FakeHypervisor:
 
     @contextlib.contextmanager
     def monitor(self, path: str, *, timeout_s: float = 5) -> Iterator[Monitor]:
-        yield FakeMonitor()
+        yield FakeMonitor(self.agent_open)
 
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
@@ -220,19 +224,21 @@ class FakeAgent:
 class FakePlaybooks:
     reports: dict[str, HostReport] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
-    runs: list[tuple[str, str]] = field(default_factory=list)
+    runs: list[tuple[str, list[str]]] = field(default_factory=list)
+    inventories: list[Mapping[str, Any]] = field(default_factory=list)
     cancelled: bool = False
 
     def run(
-        self, playbook: str, inventory: Mapping[str, Any], *, limit: str, say: Callable[[str], None],
+        self, playbook: str, inventory: Mapping[str, Any], *, hosts: Sequence[str], say: Callable[[str], None],
     ) -> Mapping[str, HostReport]:
-        self.runs.append((playbook, limit))
-        return {name: report for name, report in self.reports.items() if name in inventory["all"]["hosts"]}
+        self.runs.append((playbook, list(hosts)))
+        self.inventories.append(inventory)
+        assert set(hosts) <= set(inventory["all"]["hosts"])
+        return {name: self.reports.get(name, HostReport(status="ok")) for name in hosts}
 
     def check(self, playbooks: Sequence[str]) -> None:
-        for playbook in playbooks:
-            if playbook in self.broken:
-                raise SpecError([f"{playbook}: broken"])
+        if broken := [f"{playbook}: broken" for playbook in playbooks if playbook in self.broken]:
+            raise SpecError(broken)
 
     def cancel(self) -> None:
         self.cancelled = True

@@ -1,123 +1,209 @@
-"""Playbooks by ansible-runner, in a folder of its own that goes when they end."""
+"""Playbooks by ansible-runner, in a folder of its own that goes when they end, with all that was started for it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import shutil
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloudme.errors import CommandFailed, MissingProgram, SpecError
 from cloudme.formats import render
-from cloudme.host.run import PATH, Programs
+from cloudme.host.run import END_S, PATH, Programs
 from cloudme.model.ports import HostReport
 
 FORKS_PER_CPU = 10
 """Ansible waits for guests most of the time; each fork costs the controller about 0.2 s of CPU a task."""
 
-FAILURES = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}
+MARK = "CLOUDME_ANSIBLE"
+"""The variable by which the processes of a run are known: workers and ssh's masters lead sessions of their own."""
+
+TAIL_LINES = 5
+
+_ERROR = re.compile(r"^(?:\[ERROR\]: |ERROR! )(.+?)(?=\n\s*\n|\nOrigin: |\Z)", re.DOTALL | re.MULTILINE)
+_ORIGIN = re.compile(r"^Origin: (.+?):(\d+)(?::\d+)?$|appears to be in '(.+)': line (\d+)", re.MULTILINE)
+"""ansible-core's complaints, from 2.19 on and before."""
 
 
 class Ansible:
-    """Implements `Playbooks`."""
+    """Implements `Playbooks`. `config` is the folder whose templates/ win."""
 
     def __init__(self, run: Programs, config: str) -> None:
         self._run = run
         self._config = config
         self._cancelled = threading.Event()
+        self._folders: set[str] = set()
 
     def cancel(self) -> None:
         self._cancelled.set()
+        for folder in tuple(self._folders):
+            _end(folder)
 
     def check(self, playbooks: Sequence[str]) -> None:
         if not playbooks:
             return
-        try:
-            self._run([self._program(), "--syntax-check", "-i", "localhost,", *playbooks],
-                      env={"ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "true", "PATH": self._path()})
-        except CommandFailed as error:
-            raise SpecError(_complaint(error.message), hint=error.hint) from error
+        if self._complaints(playbooks):  # Ansible ends at the first that is broken
+            raise SpecError([line for playbook in playbooks for line in self._complaints([playbook])])
+
+    def _complaints(self, playbooks: Sequence[str]) -> list[str]:
+        with self._folder() as (_, env):
+            try:
+                self._run([_program(), "--syntax-check", "-i", "localhost,", *playbooks], env=env, timeout_s=300)
+            except CommandFailed as error:
+                return [_complaint(error.output or error.message, playbooks[0])]
+        return []
 
     def run(
-        self, playbook: str, inventory: Mapping[str, Any], *, limit: str, say: Callable[[str], None],
+        self, playbook: str, inventory: Mapping[str, Any], *, hosts: Sequence[str], say: Callable[[str], None],
     ) -> Mapping[str, HostReport]:
         import ansible_runner
 
-        self._program()
-        messages: dict[str, str] = {}
+        _program()
+        if self._run.find("ssh") is None:
+            raise MissingProgram("ssh", package="openssh-client")
+        heard = Heard(say)
+        with self._folder() as (folder, env):
+            result = ansible_runner.run(
+                private_data_dir=folder, project_dir=os.path.dirname(playbook), playbook=playbook,
+                inventory=dict(inventory), limit=",".join(hosts), envvars=env, event_handler=heard.event,
+                cancel_callback=self._cancelled.is_set, quiet=True, suppress_env_files=True,
+                settings={"suppress_output_file": True, "pexpect_timeout": 1},
+            )
+        return heard.reports(hosts, result.rc)
 
-        def heard(event: dict[str, Any]) -> bool:
-            data = event.get("event_data", {})
-            if event["event"] in FAILURES and not data.get("ignore_errors"):
-                messages[data["host"]] = f"{data.get('task') or 'a task'}: {_words(data.get('res', {}))}"
-            if event["event"] == "playbook_on_task_start":
-                say(data.get("task", ""))
-            return False
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """A folder for one run, and the environment that keeps Ansible in it; afterwards nothing of either is left.
 
-        # a short path on a tmpfs: ansible-runner writes a file an event, and ssh's sockets lie in it
-        folder = tempfile.mkdtemp(prefix="cm-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        On a tmpfs, since ansible-runner writes two files an event; with a short path, since ssh's sockets are in it.
+        """
+        folder = tempfile.mkdtemp(prefix="cm-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        self._folders.add(folder)
         try:
             os.mkdir(os.path.join(folder, "cp"), 0o700)
             config = os.path.join(folder, "ansible.cfg")
             with open(config, "w", encoding="utf-8") as file:
                 file.write(render.text("ansible.cfg.j2", self._config, folder=folder,
                                        forks=FORKS_PER_CPU * (os.cpu_count() or 1)))
-            result = ansible_runner.run(
-                private_data_dir=folder, playbook=playbook, inventory=dict(inventory), limit=limit, quiet=True,
-                envvars={"ANSIBLE_CONFIG": config, "PATH": self._path(), "LC_ALL": "C.UTF-8"}, event_handler=heard,
-                cancel_callback=self._cancelled.is_set, project_dir=os.path.dirname(playbook),
-                settings={"suppress_ansible_output": True}, suppress_env_files=True,
-            )
-            return _reports(result, messages)
+            yield folder, {
+                **{name: value for name, value in os.environ.items() if name.startswith("ANSIBLE_")},
+                "ANSIBLE_CONFIG": config, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8", "PATH": _path(), MARK: folder,
+                "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner would turn it off
+            }
         finally:
-            self._end_masters(folder)
+            _end(folder)
+            self._folders.discard(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _end_masters(self, folder: str) -> None:
-        """ssh's masters would outlive us by ControlPersist."""
-        for socket in os.listdir(os.path.join(folder, "cp")):
-            with contextlib.suppress(CommandFailed):
-                self._run(["ssh", "-o", f"ControlPath={folder}/cp/{socket}", "-O", "exit", "any"], timeout_s=10)
 
-    def _path(self) -> str:
-        return f"{os.path.dirname(sys.executable)}:{PATH}"
+@dataclass(slots=True)
+class Heard:
+    """What counts in the events of one run.
 
-    def _program(self) -> str:
-        path = shutil.which("ansible-playbook", path=self._path())
-        if path is None:
-            raise MissingProgram("ansible-playbook", package="ansible-core")
-        if self._run.find("ssh") is None:
-            raise MissingProgram("ssh", package="openssh-client")
-        return path
+    said:   host -> the message of the last task that failed there. stats: of the end: 'ok' -> host -> how many tasks.
+    words:  Ansible's own last lines, outside of tasks.
+    """
 
+    say: Callable[[str], None]
+    said: dict[str, str] = field(default_factory=dict)
+    stats: dict[str, dict[str, int]] = field(default_factory=dict)
+    words: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
-def _reports(result: Any, messages: Mapping[str, str]) -> dict[str, HostReport]:
-    """Every host that the play met; raises CommandFailed where Ansible itself gave up before meeting any."""
-    stats: Mapping[str, Mapping[str, int]] = result.stats or {}
-    hosts = {name for kind in ("ok", "changed", "failures", "dark", "processed") for name in stats.get(kind, {})}
-    if not hosts:
-        with result.stdout as text:
-            tail = text.read().strip().splitlines()[-5:]
-        raise CommandFailed("ansible-playbook failed: " + "\n".join(tail))
-    return {name: _report(name, stats, messages) for name in hosts}
+    def event(self, event: Mapping[str, Any]) -> bool:
+        """Called by ansible-runner; False: the event shall not be kept in a file."""
+        data = event.get("event_data") or {}
+        match event["event"]:
+            case "runner_on_failed" | "runner_on_unreachable" if not data.get("ignore_errors"):
+                self.said[data["host"]] = f"{data.get('task') or 'a task'}: {_words(data.get('res') or {})}"
+            case "playbook_on_task_start":
+                self.say(data.get("task", ""))
+            case "playbook_on_stats":
+                self.stats.update(data)
+            case "verbose" if event.get("stdout", "").strip():
+                self.words.append(event["stdout"].strip())
+        return False
 
+    def reports(self, hosts: Sequence[str], status: int | None) -> dict[str, HostReport]:
+        return {name: self._report(name, status) for name in hosts}
 
-def _report(name: str, stats: Mapping[str, Mapping[str, int]], messages: Mapping[str, str]) -> HostReport:
-    if stats.get("failures", {}).get(name) or stats.get("dark", {}).get(name):
-        return HostReport(status="failed", message=messages.get(name, "a task failed"))
-    return HostReport(status="changed" if stats.get("changed", {}).get(name) else "ok")
+    def _report(self, name: str, status: int | None) -> HostReport:
+        def counted(kind: str) -> bool:
+            return bool(self.stats.get(kind, {}).get(name))
+
+        if counted("failures") or counted("dark"):
+            return HostReport(status="failed", message=self.said.get(name, "a task failed"))
+        if status and not counted("processed"):
+            words = " ".join(self.words) if not self.stats else "the playbook ended before it came to this machine"
+            return HostReport(status="failed", message=words or f"ansible-playbook ended with {status}")
+        return HostReport(status="changed" if counted("changed") else "ok")
 
 
 def _words(result: Mapping[str, Any]) -> str:
-    """What a failing task said, on one line."""
+    """What a failing task said, on one line; of a loop, the first item that failed."""
+    items = [item for item in result.get("results") or [] if isinstance(item, dict)]
+    result = next((item for item in items if item.get("failed") or item.get("unreachable")), result)
     found = [str(result[key]).strip() for key in ("msg", "stderr", "module_stderr") if result.get(key)]
+    if not (result.get("stderr") or result.get("module_stderr")) and result.get("stdout"):
+        found.append(str(result["stdout"]).strip())
     return " ".join(" ".join(dict.fromkeys(found)).split()) or "it failed"
 
 
-def _complaint(text: str) -> list[str]:
-    """ansible-playbook's words without its markers."""
-    return [line.removeprefix("[ERROR]: ").removeprefix("ERROR! ") for line in text.splitlines() if line.strip()]
+def _complaint(text: str, playbook: str) -> str:
+    """What Ansible says of a file that it cannot read, as 'file:line: what'."""
+    error, origin = _ERROR.search(text), _ORIGIN.search(text)
+    words = " ".join((error[1] if error else text).split())
+    if origin:
+        return f"{origin[1] or origin[3]}:{origin[2] or origin[4]}: {words}"
+    return f"{playbook}: {words}"
+
+
+def _path() -> str:
+    return f"{os.path.dirname(sys.executable)}:{PATH}"
+
+
+def _program() -> str:
+    path = shutil.which("ansible-playbook", path=_path())
+    if path is None:
+        raise MissingProgram("ansible-playbook", package="ansible-core")
+    return path
+
+
+def _end(folder: str) -> None:
+    """Kill every process that was started for `folder`, and return when they are gone."""
+    mark = os.fsencode(f"{MARK}={folder}")
+    deadline = time.monotonic() + END_S
+    while (found := [pidfd for pid in os.listdir("/proc") if pid.isdigit() for pidfd in _marked(int(pid), mark)]):
+        for pidfd in found:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in found:
+            select.select([pidfd], [], [], max(deadline - time.monotonic(), 0))
+            os.close(pidfd)
+        if time.monotonic() >= deadline:
+            return
+
+
+def _marked(pid: int, mark: bytes) -> list[int]:
+    """The pidfd of a process that has `mark` in its environment, opened before that is looked at; else nothing."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return []
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if pid != os.getpid() and mark in file.read().split(b"\0"):
+                return [pidfd]
+    except OSError:  # another user's, or it has gone
+        pass
+    os.close(pidfd)
+    return []

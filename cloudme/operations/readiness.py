@@ -30,7 +30,7 @@ from cloudme.store import Store
 FIRST_S, MOST_S = 0.05, 1.0
 """The pace of looking: quick after something was seen, slower while nothing is."""
 
-KNOCK_S, HANDSHAKE_S = 1.0, 5.0
+KNOCK_S, HANDSHAKE_S, ANSWER_S = 1.0, 5.0, 10.0
 """What one try of ssh gets: little while nothing answers there, enough for a handshake under TCG (2 s) after that."""
 
 TAIL_BYTES = 256 << 10
@@ -108,7 +108,7 @@ class Watch:
         while True:
             began = time.monotonic()
             before = readiness.progress(self.seen)
-            self._look(min(pace_s, max(deadline - began, 0.01)), deadline)
+            self._look(deadline)
             stage = readiness.progress(self.seen)
             if readiness.reached(self.seen, self.goal):
                 self.say(f"{self.machine.name} {readiness.SAID[Stage[self.goal]]}")
@@ -126,8 +126,8 @@ class Watch:
             if self.over.wait(max(min(began + pace_s, deadline) - now, 0)):
                 return None
 
-    def _look(self, pace_s: float, deadline: float) -> None:
-        """Look at what may have changed: at files at once, at the agent for `pace_s` while it does not answer."""
+    def _look(self, deadline: float) -> None:
+        """Look at what may have changed."""
         folder, run = self.store.folder(self.machine), self.store.run_folder(self.machine)
         if not index.held(layout.lock(folder)):
             words = self._read(os.path.join(run, launch.OUTPUT), evidence.last_words, "")
@@ -138,7 +138,7 @@ class Watch:
             self.seen, met=True, serial=self._console(folder, run),
             firmware=self._read(os.path.join(run, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
             dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
-            agent=self.seen.agent or self.host.agent.ping(layout.socket(run, "agent"), timeout_s=pace_s),
+            agent=self.seen.agent or self._agent(run),
         )
         if self.target:
             patience_s = HANDSHAKE_S if self.seen.probe in readiness.ANSWERS else KNOCK_S
@@ -148,6 +148,21 @@ class Watch:
                 self.probed_since = time.monotonic()
             seen = dataclasses.replace(seen, probe=probe, steady_s=time.monotonic() - self.probed_since)
         self.seen = seen
+
+    def _agent(self, run: str) -> bool:
+        """Whether the agent is there: QEMU knows whether the guest has opened the port.
+
+        It is asked itself only where that is the goal, and then patiently: an agent whose answer nobody waits for
+        spins until somebody connects (QEMU 7.2, qga/channel-posix.c, ga_channel_write_all).
+        """
+        try:
+            with self.host.qemu.monitor(layout.socket(run, "qmp.0"), timeout_s=KNOCK_S) as monitor:
+                ports = {port["label"]: port["frontend-open"] for port in monitor.execute("query-chardev")}
+        except CloudMeError:
+            return False
+        if not ports.get("agent") or self.goal != "agent":
+            return bool(ports.get("agent"))
+        return self.host.agent.ping(layout.socket(run, "agent"), timeout_s=ANSWER_S)
 
     def _last_look(self) -> Cause:
         """What is dear to know, asked once."""

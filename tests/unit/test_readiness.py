@@ -20,7 +20,7 @@ from cloudme.model import readiness as model
 from cloudme.model.machine import Access, Machine, Nic, Shape
 from cloudme.model.names import Name
 from cloudme.model.network import Network
-from cloudme.model.ports import Host
+from cloudme.model.ports import Host, Target
 from cloudme.model.readiness import Boot, Dhcp, DhcpState, Evidence, Firmware, Serial, Stage
 from cloudme.operations import readiness
 from cloudme.store import Store, take_lock
@@ -163,7 +163,8 @@ def room(home: Path) -> Iterator[Room]:
 
 def host(probe: str = "unreachable", *, agent: bool = False, **more: Any) -> Host:
     shell = fakes.FakeShell(probes={f"web{number:02}": [probe] for number in range(30)})
-    return fakes.host(shell=shell, agent=fakes.FakeAgent(answers=agent), **more)
+    return fakes.host(**{"shell": shell, "agent": fakes.FakeAgent(answers=agent),
+                         "qemu": fakes.FakeHypervisor(agent_open=agent), **more})
 
 
 @pytest.mark.parametrize(("goal", "probe", "agent"), [
@@ -179,7 +180,7 @@ def test_a_wait_for_nobody_returns(room: Room) -> None:
 
 def test_ssh_is_tried_until_it_answers_and_progress_is_told(room: Room) -> None:
     script = ["unreachable", "closed", "silent", "ready"]
-    room.wait(fakes.host(shell=fakes.FakeShell(probes={"web00": script}), agent=fakes.FakeAgent(answers=False)),
+    room.wait(fakes.host(shell=fakes.FakeShell(probes={"web00": script}), qemu=fakes.FakeHypervisor(agent_open=False)),
               room.machine("web00"), timeout_s=30)
     assert room.said == ["web00 has its address", "web00 has its ssh port open", "web00 answers ssh"]
 
@@ -279,11 +280,11 @@ def test_a_machine_without_an_address_of_ours_cannot_be_waited_for_by_ssh(room: 
 
 
 def test_an_error_in_one_watch_ends_the_wait(room: Room) -> None:
-    class Broken(fakes.FakeAgent):
-        def ping(self, socket: str, *, timeout_s: float) -> bool:
+    class Broken(fakes.FakeShell):
+        def probe(self, target: Target, *, timeout_s: float = 5) -> str:
             raise CloudMeError("broken")
 
-    broken = dataclasses.replace(host(), agent=Broken())
+    broken = dataclasses.replace(host(), shell=Broken())
     assert room.failure(broken, room.machine("web00"), timeout_s=3600).message == "broken"
 
 
