@@ -144,10 +144,7 @@ class Store:
 
     def machines(self, group: str | None = None, type: str | None = None) -> list[Machine]:
         """The published machines, sorted by name."""
-        found = []
-        for name in index.names(self.world.machines):
-            with contextlib.suppress(NotFound):
-                found.append(self.machine(name))
+        found = _all(self.world.machines, self.machine)
         return [m for m in found if group in (None, m.group) and type in (None, m.type)]
 
     def group(self, group: str, type: str | None = None) -> list[Machine]:
@@ -172,11 +169,7 @@ class Store:
                      hint=f"there is: {', '.join(known)}" if known else f"vmcreate -n {name} --image IMAGE")
 
     def templates(self) -> list[Template]:
-        found = []
-        for name in index.names(self.world.templates):
-            with contextlib.suppress(NotFound):
-                found.append(self.template(name))
-        return found
+        return _all(self.world.templates, self.template)
 
     def clones_of(self, template: str) -> list[str]:
         """Names of the machines that stand on `template`, in every realm of the home; a realm's are 'realm/name'."""
@@ -294,6 +287,15 @@ class Store:
         for folder in (self.world.reservations(network), self.world.host_names(network)):
             with reported(folder), contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
+
+
+def _all(folder: str, read: Callable[[str], T]) -> list[T]:
+    """What is published in `folder`, sorted by name; what went meanwhile, or is being made, is passed over."""
+    found = []
+    for name in index.names(folder):
+        with contextlib.suppress(NotFound):
+            found.append(read(name))
+    return found
 
 
 def _read(path: str, parse: Callable[[str, str], T], missing: str, *, hint: str | None) -> T:
