@@ -60,9 +60,13 @@ class MissingProgram(HostUnavailable):
 
 
 class CommandFailed(CloudMeError):
-    """A program that was run failed."""
+    """A program that was run failed. `output` is all that it said on stderr."""
 
     exit_status = os.EX_OSERR
+
+    def __init__(self, message: str, *, hint: str | None = None, output: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.output = output
 
 
 class AlreadyExists(CloudMeError):

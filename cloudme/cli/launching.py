@@ -11,20 +11,22 @@ from cloudme.errors import NotFound, UsageError
 from cloudme.layout import World
 from cloudme.model.machine import Machine
 from cloudme.model.names import TEMPLATES
-from cloudme.model.ports import HostReport
+from cloudme.model.ports import Host, HostReport
 from cloudme.operations import playbooks, power, readiness
+from cloudme.store import Store
 
 
-def launch(args: argparse.Namespace) -> None:
+def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
     """Raises what failed; the rows of the machines are printed before a failing playbook is reported."""
-    store, settings, say = cli.store(args), cli.settings(args), cli.teller(args)
+    settings, say = cli.settings(args), cli.teller(args)
     if bool(args.name) == bool(args.group):
         raise UsageError("a group is wanted", hint="vmlaunch GROUP")
     if (group := args.name or args.group) == TEMPLATES:
         raise UsageError("templates are not launched", hint="vminstantiate makes machines of them")
     machines = store.group(group, args.type)
     whose = _whose(args, store.world, machines)
-    host = cli.host(args)
+    if not args.no_configure and (bare := sorted({machine.type for machine in machines} - set(whose))):
+        cli.teller(args, verbose=True)(f"no playbook for type {', '.join(bare)}")
     host.playbooks.check(sorted(set(whose.values())))
     power.check(host, store, machines, [(store.network() or settings.network()).bridge])
     with cli.transaction(args, host) as transaction:

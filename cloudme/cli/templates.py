@@ -70,10 +70,11 @@ def upgrade(args: argparse.Namespace, name: Name) -> None:
     template = store.template(name)
     templates.without_clones(store, template)
     host = cli.host(args)
+    playbook = text_template("upgrade.yml", store.world.config)
+    host.playbooks.check([playbook])
     power.check(host, store, [], [(store.network() or settings.network()).bridge])
 
     def change(machine: Machine) -> None:
-        playbook = text_template("upgrade.yml", store.world.config)
         reports = playbooks.configure(host, store, [machine], {machine.type: playbook}, cli.teller(args))
         if failure := playbooks.failed(reports):
             raise failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,60 +15,68 @@ SSH_OPTIONS = (
     "StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "IdentitiesOnly=yes",
     "PreferredAuthentications=publickey", "ForwardAgent=no",
 )
+SSH_PORT = 22
+
+_FORBIDDEN = re.compile(r"\W|^(?=\d)", re.ASCII)
+"""What Ansible bears in no name of a group: they must be good as names of variables."""
 
 
 def groups(machine: Machine) -> list[str]:
     """Ansible's names of the groups that a machine is in: <group>, <type>, <group>_<type>.
 
-    A hyphen, which Ansible bears in no name of a group, becomes an underscore.
+    A hyphen becomes an underscore, and one is put before a leading digit.
     """
-    group, kind = machine.group.replace("-", "_"), machine.type.replace("-", "_")
-    return [group, kind, f"{group}_{kind}"]
+    return [_FORBIDDEN.sub("_", name) for name in (machine.group, machine.type, f"{machine.group}_{machine.type}")]
 
 
-def limit(machine: Machine) -> str:
-    """The group that holds all machines of this one's group and type."""
-    return groups(machine)[-1]
-
-
-def variables(machine: Machine, target: Target, proxy: Sequence[str] = ()) -> dict[str, str]:
-    """How Ansible reaches a machine. `proxy`: a command line that connects its stdin and stdout to port 22."""
-    options = [*SSH_OPTIONS, f"UserKnownHostsFile={_quoted(target.known_hosts_file)}",
-               f"HostKeyAlias={machine.name}"]
+def variables(machine: Machine, target: Target, proxy: Sequence[str] = ()) -> dict[str, Any]:
+    """How Ansible reaches a machine. `proxy`: a command line that connects its stdin and stdout to the ssh port."""
+    options = [*SSH_OPTIONS, f"UserKnownHostsFile={_file(target.known_hosts_file)}", f"HostKeyAlias={machine.name}"]
     if proxy:
-        options.append(f"ProxyCommand={shlex.join(proxy)}")
+        options.append(f"ProxyCommand={_literal(shlex.join(proxy))}")
     return {
         "ansible_host": target.address, "ansible_user": target.user,
+        **({"ansible_port": target.port} if target.port != SSH_PORT else {}),
         "ansible_ssh_private_key_file": target.key_file,
         "ansible_ssh_common_args": shlex.join(word for option in options for word in ("-o", option)),
+        "ansible_host_key_checking": True,  # a setting elsewhere would come first on ssh's command line, and win
         "cloudme_group": machine.group, "cloudme_type": machine.type,
     }
 
 
-def _quoted(path: str) -> str:
+def _literal(text: str) -> str:
+    """ssh replaces what begins with a % (ssh_config(5), TOKENS)."""
+    return text.replace("%", "%%")
+
+
+def _file(path: str) -> str:
     """ssh splits the value of UserKnownHostsFile at blanks, unless it is quoted (ssh_config(5))."""
-    return f'"{path}"' if " " in path else path
+    return f'"{_literal(path)}"' if " " in path else _literal(path)
 
 
-def listing(hosts: Mapping[Machine, Mapping[str, str]]) -> dict[str, Any]:
+def listing(hosts: Mapping[Machine, Mapping[str, Any]]) -> dict[str, Any]:
     """What `--list` prints: the groups with their hosts, and the variables of every host below _meta."""
-    found: dict[str, Any] = {}
-    for machine in hosts:
-        for group in groups(machine):
-            members = found.setdefault(group, {"hosts": []})["hosts"]
-            if machine.name not in members:
-                members.append(str(machine.name))
-    found["_meta"] = {"hostvars": {str(machine.name): dict(values) for machine, values in hosts.items()}}
-    return found
+    return {
+        **{group: {"hosts": names} for group, names in _members(hosts).items()},
+        "_meta": {"hostvars": {str(machine.name): dict(values) for machine, values in hosts.items()}},
+    }
 
 
-def static(hosts: Mapping[Machine, Mapping[str, str]]) -> dict[str, Any]:
+def static(hosts: Mapping[Machine, Mapping[str, Any]]) -> dict[str, Any]:
     """The same as a static inventory (Ansible's YAML plug-in, which reads JSON)."""
-    children: dict[str, Any] = {}
+    return {"all": {
+        "hosts": {str(machine.name): dict(values) for machine, values in hosts.items()},
+        "children": {group: {"hosts": {name: {} for name in names}} for group, names in _members(hosts).items()},
+    }}
+
+
+def _members(hosts: Mapping[Machine, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Group -> names of its machines."""
+    found: dict[str, list[str]] = {}
     for machine in hosts:
-        for group in groups(machine):
-            children.setdefault(group, {"hosts": {}})["hosts"][str(machine.name)] = {}
-    return {"all": {"hosts": {str(m.name): dict(values) for m, values in hosts.items()}, "children": children}}
+        for group in dict.fromkeys(groups(machine)):
+            found.setdefault(group, []).append(str(machine.name))
+    return found
 
 
 def proxy(program: str, machine: Machine, *, realm: str, home: str | None) -> list[str]:

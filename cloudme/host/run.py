@@ -59,11 +59,12 @@ class Programs:
                         os.killpg(process.pid, 9)
                     process.wait()
         if process.returncode:
-            tail = stderr.decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
-            words = "\n".join(tail) or f"exit status {process.returncode}"
+            output = stderr.decode(errors="replace").strip()
+            words = "\n".join(output.splitlines()[-TAIL_LINES:]) or f"exit status {process.returncode}"
             if os.strerror(errno.ENOSPC) in words:
                 raise StoreError(f"{os.path.basename(argv[0])}: {words}", hint="make room on that disk")
-            raise CommandFailed(f"{os.path.basename(argv[0])} failed: {words}", hint=shlex.join(argv))
+            raise CommandFailed(f"{os.path.basename(argv[0])} failed: {words}", hint=shlex.join(argv),
+                                output=output)
         return stdout.decode(errors="replace")
 
     def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:

@@ -209,15 +209,12 @@ class Playbooks(Protocol):
     """Ansible."""
 
     def run(
-        self, playbook: str, inventory: Mapping[str, Json], *, limit: str, say: Callable[[str], None],
+        self, playbook: str, inventory: Mapping[str, Json], *, hosts: Sequence[str], say: Callable[[str], None],
     ) -> Mapping[str, HostReport]:
-        """Apply one playbook to the hosts that the pattern `limit` names, and return a report for each.
-
-        Raises:  CommandFailed where Ansible gave up before it met any.
-        """
+        """Apply one playbook to these of the inventory's hosts and to no other; return a report for each of them."""
 
     def check(self, playbooks: Sequence[str]) -> None:
-        """Raises SpecError, in Ansible's words, where one cannot be read."""
+        """Raises SpecError, in Ansible's words, a line for each that cannot be read."""
 
     def cancel(self) -> None:
         """End what runs in other threads."""
@@ -225,7 +222,7 @@ class Playbooks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReport:
-    """How a playbook ended on one machine; `message` is that of the failing task."""
+    """How a playbook ended on one machine: 'ok', 'changed' or 'failed'; `message` is that of the failing task."""
 
     status: str
     message: str = ""

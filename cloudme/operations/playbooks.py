@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from cloudme.errors import CommandFailed, NotFound
 from cloudme.formats import inventory
@@ -41,19 +42,20 @@ def configure(
     whose:  type -> playbook. Playbooks run side by side, each over all machines of its types; every one sees the whole
             group in its inventory, so that one type can be told the addresses of another.
     """
-    everybody = inventory.static({machine: inventory.variables(machine, store.target(machine)) for machine in machines})
-    work: dict[str, dict[str, list[Machine]]] = {}
+    work: dict[str, list[str]] = {}
     for machine in machines:
         if machine.type in whose:
-            work.setdefault(whose[machine.type], {}).setdefault(inventory.limit(machine), []).append(machine)
+            work.setdefault(whose[machine.type], []).append(machine.name)
     reports = {str(machine.name): NOTHING for machine in machines}
     if not work:
         return reports
+    everybody = _inventory(store, machines)
 
     def one(playbook: str) -> Mapping[str, HostReport]:
-        names = [machine.name for members in work[playbook].values() for machine in members]
-        say(f"{os.path.basename(playbook)} for {', '.join(names)}")
-        return host.playbooks.run(playbook, everybody, limit=":".join(work[playbook]), say=say)
+        file = os.path.basename(playbook)
+        say(f"{file} for {', '.join(work[playbook])}")
+        return host.playbooks.run(
+            playbook, everybody, hosts=work[playbook], say=lambda task: say(f"{file}: {task}"))
 
     with ThreadPoolExecutor(max_workers=len(work)) as pool:
         futures = [pool.submit(one, playbook) for playbook in work]
@@ -64,6 +66,13 @@ def configure(
             host.playbooks.cancel()
             raise
     return reports
+
+
+def _inventory(store: Store, machines: Sequence[Machine]) -> dict[str, Any]:
+    """`machines` and all others of their groups that have an address."""
+    others = [machine for group in {machine.group for machine in machines} for machine in store.machines(group)]
+    known = {machine.name: machine for machine in others if machine.address} | {m.name: m for m in machines}
+    return inventory.static({m: inventory.variables(m, store.target(m)) for _, m in sorted(known.items())})
 
 
 def failed(reports: Mapping[str, HostReport]) -> CommandFailed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,14 @@ def test_only_a_port_of_its_own_is_said() -> None:
 
 
 @pytest.fixture
-def made(home: Path) -> Made:
+def made(home: Path) -> Iterator[Made]:
     made = Made(layout.world())
     made.machine(machine("web00", address="10.210.0.2"), held=True)
     made.machine(machine("web01", address="10.210.0.3"), held=False)
     made.machine(machine("old00", address=None), held=True)
-    return made
+    yield made
+    for fd in made.locks:
+        os.close(fd)
 
 
 def test_vminventory_lists_what_runs_and_has_an_address(made: Made, command: Callable[..., Ended]) -> None:
@@ -92,6 +94,7 @@ def test_vminventory_reaches_into_a_named_realm(home: Path, command: Callable[..
     made = Made(layout.world("demo"))
     made.machine(machine("web00", address="10.210.0.2"), held=True)
     listed = json.loads(command("vminventory", "--realm", "demo", "--list").stdout)
+    os.close(made.locks[0])
     words = listed["_meta"]["hostvars"]["web00"]["ansible_ssh_common_args"]
     assert f"env CLOUDME_HOME={home} {ROOT}/bin/vm --realm demo --proxy web00" in words
 
