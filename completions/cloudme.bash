@@ -168,6 +168,20 @@ _cloudme_vminstantiate() {
 }
 complete -F _cloudme_vminstantiate vminstantiate
 
+_cloudme_vminventory() {
+    _cloudme_answer '--list --host -h --help --version -v --verbose -q --quiet --realm' \
+        '--host:machines --realm:realms' \
+        ''
+}
+complete -F _cloudme_vminventory vminventory
+
+_cloudme_vmlaunch() {
+    _cloudme_answer '-g --group -t --type --playbooks --playbook --no-configure --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --playbooks:folders --playbook:files --accel:=auto=kvm=tcg --realm:realms' \
+        'groups'
+}
+complete -F _cloudme_vmlaunch vmlaunch
+
 _cloudme_vmlogs() {
     _cloudme_answer '-n --name-of -g --group -t --type -f --follow --qemu -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --realm:realms' \
@@ -195,6 +209,13 @@ _cloudme_vmstop() {
         'machines*'
 }
 complete -F _cloudme_vmstop vmstop
+
+_cloudme_vmupgrade() {
+    _cloudme_answer '-n --name-of --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates --accel:=auto=kvm=tcg --realm:realms' \
+        'templates'
+}
+complete -F _cloudme_vmupgrade vmupgrade
 
 _cloudme_vmwait() {
     _cloudme_answer '-g --group -t --type --for --timeout -h --help --version -v --verbose -q --quiet --realm' \

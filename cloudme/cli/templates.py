@@ -13,6 +13,7 @@ from cloudme.model import units
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Template
 from cloudme.model.names import Name
+from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import networks, playbooks, power, readiness, templates
 from cloudme.store import Store
@@ -64,12 +65,11 @@ def _prepare(
     networks.refresh_names(host, store)
 
 
-def upgrade(args: argparse.Namespace, name: Name) -> None:
+def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> None:
     """vmupgrade."""
-    store, settings = cli.store(args), cli.settings(args)
+    settings = cli.settings(args)
     template = store.template(name)
     templates.without_clones(store, template)
-    host = cli.host(args)
     playbook = text_template("upgrade.yml", store.world.config)
     host.playbooks.check([playbook])
     power.check(host, store, [], [(store.network() or settings.network()).bridge])
