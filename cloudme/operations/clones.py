@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -36,7 +37,7 @@ def make(transaction: Transaction, store: Store, requests: Sequence[CloneRequest
     for template in templates.values():
         _check(store, template)
     network = store.network() or settings.network()
-    with store.locked():
+    with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         machines = _plan(store, requests, templates, network)
         claims: dict[Name, Claim] = {machine.name: Claim(store, machine, network) for machine in machines}
         transaction.apply(list(claims.values()))

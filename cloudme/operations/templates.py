@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -67,7 +68,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, *, default_disk
     )
     if os.path.exists(store.world.template_record(wanted.name)):
         raise AlreadyExists(f"there is a template '{wanted.name}' already", hint=f"vmcreate -a -n {wanted.name}")
-    with store.locked():
+    with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         transaction.apply([Make(store, template, wanted)])
     return template
 

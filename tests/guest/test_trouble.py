@@ -61,7 +61,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(
     call.communicate(timeout=60)
     assert call.returncode == 128 + number
     assert left(cloud) == []
-    assert subprocess.run(["pgrep", "-f", cloud.home], capture_output=True, check=False).stdout == b""
+    assert subprocess.run(["pgrep", "-f", f"qemu-.*{cloud.home}"], capture_output=True, check=False).stdout == b""
 
 
 def test_the_same_template_twice_is_nothing_to_do_and_another_of_its_name_is_refused(
