@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -95,6 +96,19 @@ class Transaction:
                     problems.append(f"could not undo '{step.describe()}': {problem}")
             for problem_text in problems:
                 self.say(problem_text)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """SIGINT and SIGTERM arrive after the block: between a change and the note that it was made, none may cut in.
+
+    For the main thread, before others are started, and for moments only.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class uninterrupted:  # noqa: N801  a context manager reads as a participle

@@ -19,7 +19,7 @@ from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template
 from cloudme.model.names import Name, numbered
 from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
 from cloudme.model.ports import Host
-from cloudme.model.steps import Parallel, Transaction
+from cloudme.model.steps import Parallel, Transaction, deferred
 from cloudme.store import FROZEN, TEMPLATE_PREFIX, Store, reported, take_lock
 
 BLANK = "overlay.qcow2"
@@ -123,8 +123,8 @@ class Claim:
         return f"take the name {self.machine.name} and the address {self.machine.address}"
 
     def do(self, host: Host) -> None:
-        world = self.store.world
-        self.lock = self.store.claim(world.machine(self.machine.name), layout.MACHINE_RECORD)
+        with deferred():
+            self.lock = self.store.claim(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
         assert self.machine.address
         self.store.reserve(self.network, self.machine.name, self.machine.nics[0].mac, self.machine.address)
 

@@ -17,7 +17,7 @@ from cloudme.model.machine import Access, Disk, Machine, Nic, Shape, Template
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Host
-from cloudme.model.steps import Transaction
+from cloudme.model.steps import Transaction, deferred
 from cloudme.model.units import human
 from cloudme.store import Store, reported, write_atomic
 
@@ -199,8 +199,9 @@ class Make:
 
     def do(self, host: Host) -> None:
         folder = self.store.world.template(self.template.name)
-        lock = self.store.claim(folder, layout.TEMPLATE_RECORD)
-        self.claimed = True
+        with deferred():
+            lock = self.store.claim(folder, layout.TEMPLATE_RECORD)
+            self.claimed = True
         try:
             with reported(folder):
                 private, public = host.keys.ed25519(f"cloudme-{self.template.name}")
