@@ -67,4 +67,4 @@ def _print(args: argparse.Namespace, machines: Sequence[Machine], reports: Mappi
         } for m in machines])
     else:
         cli.print_table([[m.name, m.type, m.address or "-", reports[m.name].status] for m in machines],
-                        ["NAME", "TYPE", "ADDRESS", "RESULT"])
+                        ["name", "type", "address", "result"])
