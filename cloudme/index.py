@@ -26,6 +26,9 @@ _FLOCK = "hhqqi4x"
 """struct flock of 64-bit Linux (fcntl(2)): l_type, l_whence, l_start, l_len, l_pid, padding."""
 
 WRITE_LOCK = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+READ_LOCK = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+"""A machine that lives, or is being made, holds the first. Those who clone a template share the second: none of them
+takes it for running, and it cannot be started, changed or removed meanwhile."""
 
 
 def held(path: str) -> bool:
@@ -35,7 +38,7 @@ def held(path: str) -> bool:
     except OSError:
         return False
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, WRITE_LOCK)
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, READ_LOCK)
     finally:
         os.close(fd)
     return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)

@@ -8,13 +8,14 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from cloudme import index
-from cloudme.errors import CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
 from cloudme.formats import evidence
 from cloudme.host import qmp
 from cloudme.model.launch import Launch
@@ -42,6 +43,7 @@ class Qemu:
         with contextlib.ExitStack() as mine, reported(launch.run_folder):
             lock = take_lock(launch.lock)
             mine.callback(os.close, lock)
+            _check_frozen(launch)
             os.utime(lock)  # its time is that of the start: vmrunning's `since`
             os.makedirs(launch.run_folder, 0o700, exist_ok=True)
             fds = {}
@@ -53,7 +55,13 @@ class Qemu:
             _begin_logs(launch)
             argv = rendering.argv(launch, fds)
             pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
-        self._await_greeting(launch, pid, timeout_s)
+        try:
+            self._await_greeting(launch, pid, timeout_s)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                self._await({Power(name="", lock=launch.lock, monitor=""): pidfd}, QUIT_S)
+            raise
 
     def _await_greeting(self, launch: Launch, pid: int, timeout_s: float) -> None:
         """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
@@ -162,6 +170,18 @@ def _begin_logs(launch: Launch) -> None:
         if listener.log:
             with open(listener.log, "a", encoding="utf-8") as log:
                 log.write(f"\n{evidence.START_MARK} {launch.name}, {time.strftime('%Y-%m-%d %H:%M:%S')} --\n")
+
+
+def _check_frozen(launch: Launch) -> None:
+    """Called with the lock held: a disk without write permission is frozen, and root could write to it all the same.
+
+    Raises:  Busy.
+    """
+    for part in launch.parts:
+        if part.props.get("driver") == "file" and part.option == "blockdev" and not part.props.get("read-only"):
+            path = part.props["filename"]
+            if os.path.exists(path) and not os.stat(path).st_mode & stat.S_IWUSR:
+                raise Busy(f"the disk of '{launch.name}' is frozen: it was cloned")
 
 
 @contextlib.contextmanager

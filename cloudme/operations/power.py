@@ -82,19 +82,22 @@ def power(store: Store, machine: Machine) -> Power:
                  monitor=layout.socket(store.run_folder(machine), "qmp.1"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
-    """Starts one machine. Undone by ending it: it has lived for moments."""
+    """Starts one machine. Undone by ending it, if it was we who started it: it has lived for moments."""
 
     store: Store
     machine: Machine
     place: launch.Place
+    started: bool = False
 
     def describe(self) -> str:
         return f"start {self.machine.name} ({self.place.accel})"
 
     def do(self, host: Host) -> None:
         host.qemu.start(launch.of(self.machine, self.place))
+        self.started = True
 
     def undo(self, host: Host) -> None:
-        host.qemu.kill(layout.lock(self.place.folder))
+        if self.started:
+            host.qemu.kill(layout.lock(self.place.folder))

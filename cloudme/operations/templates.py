@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cloudme import index, layout, seed
@@ -19,7 +19,7 @@ from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction, deferred
 from cloudme.model.units import human
-from cloudme.store import Store, reported, write_atomic
+from cloudme.store import BLANK, Store, reported, take_lock, write_atomic
 
 SCRUB = "\n".join((
     "set -e",
@@ -68,8 +68,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, *, default_disk
     )
     if os.path.exists(store.world.template_record(wanted.name)):
         raise AlreadyExists(f"there is a template '{wanted.name}' already", hint=f"vmcreate -a -n {wanted.name}")
-    with store.locked() if not transaction.dry_run else contextlib.nullcontext():
-        transaction.apply([Make(store, template, wanted)])
+    transaction.apply([Make(store, template, wanted)])
     return template
 
 
@@ -144,11 +143,30 @@ def without_clones(store: Store, template: Template) -> None:
                    hint="vmstop -d destroys machines; or make a new template")
 
 
+@contextlib.contextmanager
+def alone(store: Store, template: Template) -> Iterator[str]:
+    """Nobody starts or clones the template inside, and nothing stands on it. Yields its folder. Raises Busy."""
+    folder = store.world.template(template.name)
+    with reported(folder):
+        lock = take_lock(layout.lock(folder))
+    try:
+        if clones := store.clones_of(template.name):
+            raise Busy(f"template '{template.name}' has clones: {', '.join(clones)}",
+                       hint="vmstop -d destroys machines")
+        yield folder
+    finally:
+        os.close(lock)
+
+
 def thaw(store: Store, template: Template) -> None:
     """Make the disk of a template whose clones are all gone writable again."""
-    folder = store.world.template(template.name)
+    with alone(store, template) as folder:
+        _thaw(folder, template)
+
+
+def _thaw(folder: str, template: Template) -> None:
     os.chmod(os.path.join(folder, template.disk.file), 0o600)
-    blank = os.path.join(folder, "overlay.qcow2")
+    blank = os.path.join(folder, BLANK)
     if os.path.exists(blank):
         os.unlink(blank)
 
@@ -199,7 +217,7 @@ class Make:
 
     def do(self, host: Host) -> None:
         folder = self.store.world.template(self.template.name)
-        with deferred():
+        with self.store.locked(), deferred():
             lock = self.store.claim(folder, layout.TEMPLATE_RECORD)
             self.claimed = True
         try:
@@ -244,11 +262,12 @@ class Adjust:
                 f"disk {human(self.new.disk.size_bytes)}")
 
     def do(self, host: Host) -> None:
-        thaw(self.store, self.old)
-        if self.new.disk.size_bytes > self.old.disk.size_bytes:
-            disk = os.path.join(self.store.world.template(self.new.name), self.new.disk.file)
-            host.run(["qemu-img", "resize", "-q", "-f", "qcow2", disk, str(self.new.disk.size_bytes)])
-        self.store.publish_template(self.new)
+        with alone(self.store, self.old) as folder:
+            _thaw(folder, self.old)
+            if self.new.disk.size_bytes > self.old.disk.size_bytes:
+                disk = os.path.join(folder, self.new.disk.file)
+                host.run(["qemu-img", "resize", "-q", "-f", "qcow2", disk, str(self.new.disk.size_bytes)])
+            self.store.publish_template(self.new)
 
     def undo(self, host: Host) -> None:
         self.store.publish_template(self.old)
@@ -263,9 +282,10 @@ class Remove:
         return f"remove template {self.template.name} and its disk"
 
     def do(self, host: Host) -> None:
-        self.store.forget_template(self.template.name)
-        self.store.remove(self.store.world.template(self.template.name), layout.TEMPLATE_RECORD)
-        shutil.rmtree(self.store.world.template_run(self.template.name), ignore_errors=True)
+        with alone(self.store, self.template) as folder:
+            self.store.forget_template(self.template.name)
+            self.store.remove(folder, layout.TEMPLATE_RECORD)
+            shutil.rmtree(self.store.world.template_run(self.template.name), ignore_errors=True)
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""

@@ -129,6 +129,14 @@ def test_a_deaf_guest_is_quit_and_a_frozen_qemu_is_killed(place: launch.Place) -
     assert not index.held(f"{place.folder}/lock")
 
 
+def test_a_frozen_disk_is_not_opened_for_writing(place: launch.Place) -> None:
+    frozen = made(place)
+    os.chmod(f"{place.folder}/disk.qcow2", 0o444)
+    with pytest.raises(Busy, match="frozen"):
+        qemu.Qemu(Programs(), fakes.FakeNet()).start(frozen)
+    assert not index.held(f"{place.folder}/lock")
+
+
 def test_no_descriptor_of_ours_leaks_into_qemu(place: launch.Place) -> None:
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     stray = os.open("/etc/hostname", os.O_RDONLY)

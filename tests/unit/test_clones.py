@@ -16,6 +16,7 @@ from cloudme.model.names import Name
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import clones, power, templates
+from cloudme.qemu import launch
 from cloudme.store import Store, take_lock
 from tests import fakes
 
@@ -99,6 +100,18 @@ def test_when_one_clone_cannot_start_none_stays_and_none_runs(store: Store) -> N
     with pytest.raises(PeerError, match="web02"):
         instantiate(store, host, request(4))
     assert leftovers(store) == [] and qemu.running == {}
+
+
+def test_a_machine_that_somebody_else_started_meanwhile_is_not_ended_by_our_undo(store: Store) -> None:
+    qemu = fakes.FakeHypervisor()
+    host = fakes.host(qemu=qemu)
+    template(store, host)
+    (machine,) = instantiate(store, host, request())
+    step = power.Start(store, machine, launch.Place(folder=store.folder(machine), run="/run/x", accel="tcg",
+                                                          bridges={"default": "bridge0"}))
+    with pytest.raises(Busy), Transaction(host, lambda line: None) as transaction:
+        transaction.apply([step])
+    assert store.is_running(machine)
 
 
 def test_an_interrupt_in_the_middle_leaves_nothing(store: Store) -> None:

@@ -138,6 +138,18 @@ def test_a_template_that_runs_or_has_clones_is_left_alone(store: Store) -> None:
         templates.remove(transaction, store, Name("debian"))
 
 
+def test_a_template_that_is_being_cloned_is_neither_thawed_nor_removed(store: Store) -> None:
+    image(store)
+    made = make(store)
+    cloning = take_lock(layout.lock(store.world.template("debian")), shared=True)
+    with pytest.raises(Busy):
+        templates.thaw(store, made)
+    with Transaction(fakes.host(), lambda line: None) as transaction, pytest.raises(Busy):
+        templates.remove(transaction, store, Name("debian"))
+    os.close(cloning)
+    templates.thaw(store, made)
+
+
 def test_a_guest_below_the_standard_is_told_in_its_own_words(store: Store) -> None:
     image(store)
     made = make(store)
