@@ -59,7 +59,8 @@ def _prepare(
     power.start(transaction, store, [machine], settings)
     readiness.wait(host, store, [machine], "ssh", timeout_s=settings.boot_timeout_s, say=say)
     change(machine)
-    templates.prepare(host, store, machine, say)
+    if template.access.seeded:  # one that was installed by hand has nobody to make its keys anew
+        templates.prepare(host, store, machine, say)
     power.stop(host, store, [machine], timeout_s=settings.stop_timeout_s, say=say)
     templates.finish(store, template)
     networks.refresh_names(host, store)
@@ -82,8 +83,9 @@ def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> N
     with cli.transaction(args, host) as transaction:
         transaction.say(f"upgrade the packages of template {name}")
         if not transaction.dry_run:
-            templates.thaw(store, template)
+            transaction.apply([templates.Safeguard(store, template)])
             _prepare(args, transaction, store, template, settings, change=change)
+            templates.settle(host, store, template)
     print(name)
 
 

@@ -33,6 +33,10 @@ SCRUB = "\n".join((
 """What every clone must get afresh (machine-id(5), systemd's 'Building images safely'), and the standard's check."""
 
 
+SAFEGUARD = "cloudme-before-change"
+"""The internal snapshot of a template's disk that a failed change goes back to (qemu-img(1), snapshot)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What vmcreate was asked for. One of image (a name), file (a disk), iso (a path); sizes None: the default."""
@@ -195,7 +199,8 @@ def prepare(host: Host, store: Store, machine: Machine, say: Callable[[str], Non
 
 def finish(store: Store, template: Template) -> Template:
     """Record that a template is prepared and powered off; what was only for its preparation goes."""
-    seed.remove(store, template.machine())
+    if template.access.seeded:
+        seed.remove(store, template.machine())
     store.forget_template(template.name)
     done = dataclasses.replace(template, prepared=True)
     store.publish_template(done)
@@ -247,6 +252,37 @@ class Make:
             self.store.forget_template(self.template.name)
             self.store.remove(self.store.world.template(self.template.name), layout.TEMPLATE_RECORD)
             shutil.rmtree(self.store.world.template_run(self.template.name), ignore_errors=True)
+
+
+def settle(host: Host, store: Store, template: Template) -> None:
+    """What was changed in the template stays: its safeguard goes."""
+    disk = os.path.join(store.world.template(template.name), template.disk.file)
+    host.run(["qemu-img", "snapshot", "-d", SAFEGUARD, disk])
+
+
+@dataclass(slots=True)
+class Safeguard:
+    """Makes a template's disk writable, and marks its state in the disk itself, to go back to it if a change fails."""
+
+    store: Store
+    template: Template
+    made: bool = field(default=False)
+
+    def describe(self) -> str:
+        return f"mark the state of template {self.template.name}"
+
+    def do(self, host: Host) -> None:
+        with alone(self.store, self.template) as folder:
+            _thaw(folder, self.template)
+            host.run(["qemu-img", "snapshot", "-c", SAFEGUARD, os.path.join(folder, self.template.disk.file)])
+            self.made = True
+
+    def undo(self, host: Host) -> None:
+        if self.made:
+            with alone(self.store, self.template) as folder:
+                for verb in ("-a", "-d"):
+                    host.run(["qemu-img", "snapshot", verb, SAFEGUARD, os.path.join(folder, self.template.disk.file)])
+                finish(self.store, self.template)
 
 
 @dataclass(frozen=True, slots=True)
