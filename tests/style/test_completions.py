@@ -104,12 +104,13 @@ def in_fish(file: Path, line: str) -> list[str]:
 
 
 def in_zsh(file: Path, line: str) -> list[str]:
-    """What an interactive zsh makes of `line` and a TAB: the word it inserts."""
+    """What an interactive zsh makes of `line` and a TAB: the word it inserts. It is typed once the editor listens."""
     if not shutil.which("zsh"):
         pytest.skip("no zsh")
     script = f"""PS1= PS2= RPS1= PROMPT_EOL_MARK=; unsetopt prompt_cr prompt_sp zle_bracketed_paste 2>/dev/null
         fpath=({file.parent} $fpath); autoload -U compinit; compinit -u -D; setopt no_beep no_auto_menu no_auto_list
-        vmtest() {{ print -rl -- "<$argv[-1]>"; exit }}; functions[vmsub]=$functions[vmtest]; print ready
+        vmtest() {{ print -rl -- "<$argv[-1]>"; exit }}; functions[vmsub]=$functions[vmtest]
+        zle-line-init() {{ print -n ready }}; zle -N zle-line-init
     """
     home = file.parent / "zdot"
     home.mkdir()
