@@ -231,7 +231,10 @@ class Make:
                 write_atomic(os.path.join(folder, "ssh_key"), private, mode=0o600)
                 write_atomic(os.path.join(folder, "ssh_key.pub"), public + "\n")
                 self._disk(host, os.path.join(folder, self.template.disk.file))
-                self.store.publish_template(self.template)
+                with self.store.locked():  # an image may have been removed meanwhile; from now on it cannot be
+                    if self.wanted.image:
+                        self.store.image(self.wanted.image)
+                    self.store.publish_template(self.template)
         finally:
             os.close(lock)
 

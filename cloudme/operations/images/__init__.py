@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cloudme.errors import Busy, CommandFailed, MissingProgram, NotFound, NotPermitted, SpecError, StoreError
+from cloudme.errors import CommandFailed, MissingProgram, NotFound, NotPermitted, SpecError, StoreError
 from cloudme.model import recipe as recipes
 from cloudme.model.machine import Image
 from cloudme.model.names import Name
@@ -31,6 +31,7 @@ from cloudme.operations.images.steps import (
     check_qcow2,
     known_image,
     taken,
+    unused,
 )
 from cloudme.store import Store, reported
 
@@ -50,9 +51,7 @@ def listed(store: Store) -> list[tuple[Image, list[str]]]:
 def remove(transaction: Transaction, store: Store, name: Name) -> None:
     """Raises NotFound, and Busy while templates stand on the image."""
     image = store.image(name)
-    if templates := store.templates_of(name):
-        raise Busy(f"image '{name}' carries the {'templates' if templates[1:] else 'template'} {', '.join(templates)}",
-                   hint=f"vmcreate --remove {templates[0]}")
+    unused(store, image)
     transaction.apply([Remove(store, image)])
 
 

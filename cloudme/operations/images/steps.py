@@ -241,10 +241,19 @@ class Remove:
 
     def do(self, host: Host) -> None:
         with self.store.locked():
+            unused(self.store, self.image)
             _forget(self.store, self.image)
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""
+
+
+def unused(store: Store, image: Image) -> None:
+    """Raises Busy while templates stand on the image."""
+    if templates := store.templates_of(image.name):
+        which = "templates" if templates[1:] else "template"
+        raise Busy(f"image '{image.name}' carries the {which} {', '.join(templates)}",
+                   hint=f"vmcreate --remove {templates[0]}")
 
 
 def _forget(store: Store, image: Image) -> None:
