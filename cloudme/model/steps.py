@@ -66,9 +66,10 @@ class Transaction:
             for step in group.steps:
                 self._one(step)
             return
-        pool = ThreadPoolExecutor(max_workers=group.workers)
+        pool = ThreadPoolExecutor(max_workers=group.workers, initializer=_heeding)
         try:
-            futures = [pool.submit(self._one, step) for step in group.steps]
+            with deferred():  # an interrupt in the middle of a thread's start would leave one that nobody awaits
+                futures = [pool.submit(self._one, step) for step in group.steps]
             for future in futures:
                 future.result()
         finally:
@@ -102,13 +103,18 @@ class Transaction:
 def deferred() -> Iterator[None]:
     """SIGINT and SIGTERM arrive after the block: between a change and the note that it was made, none may cut in.
 
-    For the main thread, before others are started, and for moments only.
+    For the main thread, and for moments only.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heeding() -> None:
+    """A worker's children shall not inherit the mask of `deferred`: they could not be ended by SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 class uninterrupted:  # noqa: N801  a context manager reads as a participle
