@@ -66,7 +66,7 @@ class Transaction:
             for step in group.steps:
                 self._one(step)
             return
-        pool = ThreadPoolExecutor(max_workers=group.workers, initializer=_heeding)
+        pool = ThreadPoolExecutor(max_workers=group.workers)
         try:
             with deferred():  # an interrupt in the middle of a thread's start would leave one that nobody awaits
                 futures = [pool.submit(self._one, step) for step in group.steps]
@@ -105,16 +105,16 @@ def deferred() -> Iterator[None]:
 
     For the main thread, and for moments only.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _heeding() -> None:
-    """A worker's children shall not inherit the mask of `deferred`: they could not be ended by SIGTERM."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 class uninterrupted:  # noqa: N801  a context manager reads as a participle
