@@ -283,8 +283,10 @@ class Safeguard:
     def undo(self, host: Host) -> None:
         if self.made:
             with alone(self.store, self.template) as folder:
+                disk = os.path.join(folder, self.template.disk.file)
+                host.run(["qemu-img", "check", "-q", "-r", "leaks", disk])  # its QEMU was killed
                 for verb in ("-a", "-d"):
-                    host.run(["qemu-img", "snapshot", verb, SAFEGUARD, os.path.join(folder, self.template.disk.file)])
+                    host.run(["qemu-img", "snapshot", verb, SAFEGUARD, disk])
                 finish(self.store, self.template)
 
 
