@@ -37,7 +37,9 @@ def make(args: argparse.Namespace, name: Name) -> None:
         if transaction.dry_run:
             return
         if wanted.iso:
-            power.start(transaction, store, [store.boot_template(template, network)], settings)
+            machine = store.boot_template(template, network)
+            networks.refresh_names(host, store)
+            power.start(transaction, store, [machine], settings)
         elif boots:
             _prepare(args, transaction, store, template, settings)
     if wanted.iso:
@@ -53,6 +55,7 @@ def _prepare(
     host, say = transaction.host, cli.teller(args)
     network = store.network() or settings.network()
     machine = store.boot_template(template, network)
+    networks.refresh_names(host, store)  # its address may have been somebody else's: dnsmasq has to forget that
     if template.access.seeded:
         seed.write(host, store, machine, network)
     cli.tell_accelerator(args, host, settings)

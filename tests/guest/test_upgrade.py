@@ -30,7 +30,7 @@ def test_a_restart_boots_anew_and_keeps_the_identity(cloud: Cloud, template: str
         cloud.run("vmrestart", name)
         after = cloud.run("vm", name, "--", asked).split()
         assert before[0] != after[0] and before[1:] == after[1:]
-        console = cloud.call("vmconsole", name, stdin=b"\n")
+        console = cloud.call("vmconsole", name, "--timeout", "20", stdin=b"\n")
         assert console.returncode == 0 and b"login:" in console.stdout, console
     finally:
         cloud.run("vmstop", "-g", "again", "-d", "-y", "--timeout", "10")
