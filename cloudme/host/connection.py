@@ -24,6 +24,9 @@ LOST = (paramiko.SSHException, EOFError)
 GREETING = b"SSH-"
 """RFC 4253, 4.2."""
 
+KNOCK_S = 0.2
+"""The first patience; the longest is that of the caller, who may be far away."""
+
 SILENCE_S = 30
 """A guest that acknowledges nothing for so long has gone: killed, or cut off (tcp(7))."""
 
@@ -67,14 +70,26 @@ def close(transport: paramiko.Transport) -> None:
         transport.join()
 
 
-def connect(target: Target, timeout_s: float) -> paramiko.Transport:
-    """Raises NotReady, and NotFound and StoreError for our own key and known_hosts files."""
+def connect(
+    target: Target, timeout_s: float, turn: contextlib.AbstractContextManager[object] | None = None,
+) -> paramiko.Transport:
+    """Raises NotReady, and NotFound and StoreError for our own key and known_hosts files.
+
+    turn:  entered once the guest has greeted, for the arithmetic; waiting for it is not counted.
+    """
     deadline = time.monotonic() + timeout_s
     key, pinned = _key(target.key_file), _pinned(target.known_hosts_file)
     peer = _greeted(target, deadline)
+    left = max(deadline - time.monotonic(), 0.1)
+    with turn or contextlib.nullcontext():
+        return _logged_in(target, peer, key, pinned, left)
+
+
+def _logged_in(
+    target: Target, peer: socket.socket, key: paramiko.PKey, pinned: set[tuple[str, str]], left: float
+) -> paramiko.Transport:
     transport = paramiko.Transport(peer)
     try:
-        left = max(deadline - time.monotonic(), 0.1)
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = left
         found = _negotiated(transport, {kind for kind, _ in pinned}, left)
         if pinned and found not in pinned:
@@ -91,12 +106,7 @@ def connect(target: Target, timeout_s: float) -> paramiko.Transport:
 
 def _greeted(target: Target, deadline: float) -> socket.socket:
     """A TCP connection on which an sshd has spoken: a port can be open long before one listens behind it."""
-    try:
-        peer = socket.create_connection((target.address, target.port), max(deadline - time.monotonic(), 0.1))
-    except ConnectionRefusedError:
-        raise NotReady("closed") from None
-    except OSError:
-        raise NotReady("unreachable") from None
+    peer = _reached(target, deadline)
     try:
         for level, option, value in (
             (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -116,6 +126,21 @@ def _greeted(target: Target, deadline: float) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+def _reached(target: Target, deadline: float) -> socket.socket:
+    """Knocks anew before the kernel would (after 1, 3, 7 s): a guest may have come up between."""
+    patience_s = KNOCK_S
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return socket.create_connection((target.address, target.port), max(min(patience_s, left), 0.1))
+        except ConnectionRefusedError:
+            raise NotReady("closed") from None
+        except OSError:
+            if left <= patience_s:
+                raise NotReady("unreachable") from None
+        patience_s *= 1.5
 
 
 def _negotiated(transport: paramiko.Transport, kinds: set[str], timeout_s: float) -> tuple[str, str]:
