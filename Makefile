@@ -50,7 +50,7 @@ check: ## the quick tests: style and unit
 unit contract net guest: ## the tests of one level
 	$(TEST) -m pytest tests/$@
 
-bench: ## how long commands take, as ratios
+bench: ## how long things take, as ratios; as root, on a machine that rests, a quarter of an hour
 	for bench in bench/bench_*.py; do $(PYTHON) -m bench.$$(basename $$bench .py) || exit; done
 
 completions: ## write completions/ anew from the programs' options

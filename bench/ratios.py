@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+RACES = 5
 
 
 def compare(
@@ -44,3 +47,34 @@ def _run(argv: Sequence[str], env: Mapping[str, str] | None) -> float:
     if status:
         raise SystemExit(f"{' '.join(argv)} ended with {status}")
     return spent
+
+
+def race(
+    title: str, ours: Callable[[], float], name: str, theirs: Callable[[], float], *, most: float | None = None,
+    least: float | None = None, aim: float,
+) -> None:
+    """Let two take turns, after one of each to warm up, and print how ours compares with theirs.
+
+    ours, theirs: do it once and return its seconds; what raises counts as failed.
+    most, least:  what the ratio of the two may be; `least` means that theirs is slower: the ratio is turned round.
+    """
+    spent: list[tuple[float, float]] = []
+    failed = 0
+    for round_ in range(RACES + 1):
+        try:
+            pair = ours(), theirs()
+        except subprocess.CalledProcessError as error:
+            print(f"{title}: {error}")
+            failed += 1
+            continue
+        if round_:
+            spent.append(pair)
+    if not spent:
+        print(f"\n{title} : {name}: failed")
+        return
+    ratios = sorted(b / a if least else a / b for a, b in spent)
+    bound = f"at least {least:g}" if least else f"at most {most:.2g}"
+    print(f"\n{title} : {name} ({len(spent)} of {RACES} rounds succeeded, {failed} failed)\n"
+          f"  {statistics.median(a for a, _ in spent):.3f} s : {statistics.median(b for _, b in spent):.3f} s; ratio "
+          f"{statistics.median(ratios):.2f}, p90 {ratios[int(0.9 * (len(ratios) - 1) + 0.5)]:.2f} "
+          f"(wanted {bound}, aim {aim:.2g})", flush=True)
