@@ -45,11 +45,13 @@ def held(path: str) -> bool:
 
 
 def state(folder: str, record: str) -> str:
-    """running, stopped, being-made or debris: whether the record is there, and whether the lock is held."""
-    alive = held(layout.lock(folder))
+    """running, stopped, being-made or debris: whether the record is there, and whether the locks are held.
+
+    In debris a QEMU may still live: whoever had it started was killed.
+    """
     if os.path.exists(os.path.join(folder, record)):
-        return "running" if alive else "stopped"
-    return "being-made" if alive else "debris"
+        return "running" if held(layout.lock(folder)) else "stopped"
+    return "being-made" if held(layout.maker(folder)) else "debris"
 
 
 def names(folder: str) -> list[str]:

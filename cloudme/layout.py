@@ -17,6 +17,13 @@ SOCKET_PATH_BYTES = 108
 MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
+WARM = "warm"
+RAM = "ram"
+STATE = "state"
+MANIFEST = "manifest.json"
+"""A RAM image: the memory as a file, the state of all devices, and last the record that makes it valid. The disk that
+belongs to it and the blank overlay of it lie beside them."""
+
 
 class World:
     """The roots in which a command acts.
@@ -53,6 +60,10 @@ class World:
     def template_record(self, name: str) -> str:
         return os.path.join(self.template(name), TEMPLATE_RECORD)
 
+    def warm(self, template: str) -> str:
+        """The RAM image of a template: a folder with the files below."""
+        return os.path.join(self.template(template), WARM)
+
     @property
     def store_lock(self) -> str:
         return os.path.join(self.data, "store.lock")
@@ -79,6 +90,11 @@ class World:
 
     def machine_record(self, name: str) -> str:
         return os.path.join(self.machine(name), MACHINE_RECORD)
+
+    @property
+    def forks(self) -> str:
+        """The RAM images of machines that were forked, a folder each."""
+        return os.path.join(self.realm_data, "forks")
 
     @property
     def networks(self) -> str:
@@ -114,6 +130,12 @@ class World:
     def template_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"templates.{name}")
 
+    def warm_run(self, template: str) -> str:
+        return os.path.join(self.realm_run, f"warm.{template}")
+
+    def fork_run(self, name: str) -> str:
+        return os.path.join(self.realm_run, f"forks.{name}")
+
     def network_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"networks.{name}")
 
@@ -126,6 +148,11 @@ class World:
 def lock(folder: str) -> str:
     """The file whose OFD lock is held while the machine in `folder` lives."""
     return os.path.join(folder, "lock")
+
+
+def maker(folder: str) -> str:
+    """The file whose OFD lock is held by the command that makes the thing in `folder`, until it is whole."""
+    return os.path.join(folder, "maker")
 
 
 def socket(folder: str, role: str) -> str:

@@ -20,17 +20,22 @@ from cloudme import index, layout
 from cloudme.errors import AlreadyExists, Busy, NotFound, NotPermitted, StoreError
 from cloudme.formats import records
 from cloudme.layout import World
-from cloudme.model.machine import Image, Machine, Template
+from cloudme.model.machine import WARMING, Image, Machine, Template
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
-from cloudme.model.ports import Target
+from cloudme.model.ports import Host, Target
 
 T = TypeVar("T")
 
 FROZEN = 0o444
 
-BLANK = "overlay.qcow2"
-"""An empty overlay of a template's disk, made once: a clone's disk is a copy of it (facts: 66 times faster)."""
+def blank(index: int = 0) -> str:
+    """The empty overlay of disk number `index`, made once beside it: a clone's disk is a copy of it.
+
+    Copying is 66 times faster than `qemu-img create` (measured).
+    """
+    return f"overlay{index or ''}.qcow2"
+
 
 TEMPLATE_PREFIX = "template-"
 """A template that boots has the name 'template-<name>' on its network: a machine may have its plain name."""
@@ -112,8 +117,8 @@ class Store:
         finally:
             os.close(fd)
 
-    def claim(self, folder: str, record: str) -> int:
-        """Make `folder`, cleaning debris of a crash first, and return the descriptor that holds its lock.
+    def claim(self, host: Host, folder: str, record: str) -> int:
+        """Make `folder`, cleaning debris of a crash first, and return the descriptor that holds its maker's lock.
 
         Call it under `locked`. The caller closes the descriptor after it has published or removed the folder.
         Raises:  AlreadyExists where somebody has, or is making, a thing of that name.
@@ -124,10 +129,11 @@ class Store:
                                 else f"'{os.path.basename(folder)}' is being made by somebody else")
         with reported(folder):
             if state == "debris":
+                host.qemu.kill(layout.lock(folder))
                 shutil.rmtree(folder)
             os.makedirs(os.path.dirname(folder), exist_ok=True)
             os.mkdir(folder, 0o711)
-            return take_lock(layout.lock(folder))
+            return take_lock(layout.maker(folder))
 
     def remove(self, folder: str, record: str) -> None:
         """Remove a thing: its record first, so that a crash leaves debris, not half a machine."""
@@ -142,7 +148,7 @@ class Store:
         write_atomic(self.world.machine_record(machine.name), records.dump(machine))
 
     def machine(self, name: str) -> Machine:
-        return _read(self.world.machine_record(name), records.machine, f"no machine '{name}'",
+        return read(self.world.machine_record(name), records.machine, f"no machine '{name}'",
                      hint="vmrunning -a lists them")
 
     def machines(self, group: str | None = None, type: str | None = None) -> list[Machine]:
@@ -168,7 +174,7 @@ class Store:
 
     def template(self, name: str) -> Template:
         known = index.names(self.world.templates)
-        return _read(self.world.template_record(name), records.template, f"no template '{name}'",
+        return read(self.world.template_record(name), records.template, f"no template '{name}'",
                      hint=f"there is: {', '.join(known)}" if known else f"vmcreate -n {name} --image IMAGE")
 
     def templates(self) -> list[Template]:
@@ -176,20 +182,21 @@ class Store:
 
     def clones_of(self, template: str) -> list[str]:
         """Names of the machines that stand on `template`, in every realm of the home; a realm's are 'realm/name'."""
-        home = World(data=self.world.data, run=self.world.run, config=self.world.config)
-        worlds = [("", home)] + [
-            (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
-            for realm in index.names(os.path.join(home.data, "realms"))
-        ]
-        return [prefix + m.name for prefix, world in worlds for m in Store(world).machines() if m.template == template]
+        return _everywhere(self.world, lambda machine: machine.template == template)
 
-    # where things are
+    def standing_on(self, image: str) -> list[str]:
+        """Likewise of the machines whose disk stands on that of the RAM image in the folder `image`."""
+        return _everywhere(self.world, lambda machine: os.path.relpath(image, self.world.data) in machine.bases)
 
     def folder(self, machine: Machine) -> str:
         """The folder of a machine, or of a template that is started as one."""
+        if machine.group == WARMING:
+            return self.world.warm(machine.name)
         return self.world.template(machine.name) if machine.is_template else self.world.machine(machine.name)
 
     def run_folder(self, machine: Machine) -> str:
+        if machine.group == WARMING:
+            return self.world.warm_run(machine.name)
         return self.world.template_run(machine.name) if machine.is_template else self.world.machine_run(machine.name)
 
     def is_running(self, machine: Machine) -> bool:
@@ -234,7 +241,7 @@ class Store:
 
     def image(self, name: str) -> Image:
         known = ", ".join(i.name for i in self.images() if i.name != name)
-        return _read(self.world.image_record(name), records.image, f"no image '{name}'",
+        return read(self.world.image_record(name), records.image, f"no image '{name}'",
                      hint=f"there is: {known}" if known else f"cmimage build {name}")
 
     def images(self) -> list[Image]:
@@ -243,7 +250,7 @@ class Store:
             for file in sorted(os.listdir(self.world.images)):
                 if file.endswith(".json") and not file.startswith("."):
                     path = os.path.join(self.world.images, file)
-                    found.append(_read(path, records.image, f"no image '{file}'", hint=None))
+                    found.append(read(path, records.image, f"no image '{file}'", hint=None))
         return found
 
     def templates_of(self, image: str) -> list[str]:
@@ -254,7 +261,7 @@ class Store:
     def network(self, name: str = DEFAULT_NETWORK) -> Network | None:
         """The network as it was last started; None where it never was."""
         try:
-            return _read(self.world.network_record(name), records.network, f"no network '{name}'", hint="cmnet start")
+            return read(self.world.network_record(name), records.network, f"no network '{name}'", hint="cmnet start")
         except NotFound:
             return None
 
@@ -292,6 +299,15 @@ class Store:
                 os.unlink(os.path.join(folder, name))
 
 
+def _everywhere(own: World, wanted: Callable[[Machine], bool]) -> list[str]:
+    home = World(data=own.data, run=own.run, config=own.config)
+    worlds = [("", home)] + [
+        (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
+        for realm in index.names(os.path.join(home.data, "realms"))
+    ]
+    return [prefix + machine.name for prefix, world in worlds for machine in Store(world).machines() if wanted(machine)]
+
+
 def _all(folder: str, read: Callable[[str], T]) -> list[T]:
     """What is published in `folder`, sorted by name; what went meanwhile, or is being made, is passed over."""
     found = []
@@ -301,7 +317,8 @@ def _all(folder: str, read: Callable[[str], T]) -> list[T]:
     return found
 
 
-def _read(path: str, parse: Callable[[str, str], T], missing: str, *, hint: str | None) -> T:
+def read(path: str, parse: Callable[[str, str], T], missing: str, *, hint: str | None) -> T:
+    """The record at `path`. Raises NotFound, saying `missing`, StoreError."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()

@@ -161,8 +161,15 @@ _cloudme_vmcreate() {
 }
 complete -F _cloudme_vmcreate vmcreate
 
+_cloudme_vmfork() {
+    _cloudme_answer '-n --name-of -C --count -g --group -t --type --name --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none --realm:realms' \
+        'machines'
+}
+complete -F _cloudme_vmfork vmfork
+
 _cloudme_vminstantiate() {
-    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
@@ -223,3 +230,10 @@ _cloudme_vmwait() {
         'machines*'
 }
 complete -F _cloudme_vmwait vmwait
+
+_cloudme_vmwarm() {
+    _cloudme_answer '-n --name-of -d --drop --list --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates --accel:=auto=kvm=tcg --realm:realms' \
+        'templates'
+}
+complete -F _cloudme_vmwarm vmwarm

@@ -16,7 +16,7 @@ from typing import Any
 from cloudme.errors import CloudMeError, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
-from cloudme.model.ports import Ended, Host, HostReport, Monitor, Power, Progress, Target
+from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
 from cloudme.store import take_lock
 
 
@@ -68,6 +68,8 @@ class FakeRun:
 
 @dataclass
 class FakeMonitor:
+    """What it was told, in order. A state that is saved is a file with a word in it."""
+
     agent_open: bool = True
     executed: list[str] = field(default_factory=list)
 
@@ -76,6 +78,20 @@ class FakeMonitor:
         if command == "query-chardev":
             return [{"label": "agent", "frontend-open": self.agent_open}]
         return {}
+
+    def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Any) -> bool:
+        self.executed.append(command)
+        return command == "set_link"
+
+    def lend(self, name: str, path: str, *, write: bool = False) -> None:
+        if write:
+            with open(path, "w", encoding="ascii") as file:
+                file.write("state")
+        else:
+            assert os.path.exists(path)
+
+    def await_migration(self, status: str, *, timeout_s: float) -> None:
+        self.executed.append(status)
 
     def wait_closed(self, timeout_s: float) -> bool:
         return True
@@ -90,6 +106,7 @@ class FakeHypervisor:
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
+    told: FakeMonitor = field(default_factory=FakeMonitor)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -99,7 +116,8 @@ class FakeHypervisor:
 
     @contextlib.contextmanager
     def monitor(self, path: str, *, timeout_s: float = 5) -> Iterator[Monitor]:
-        yield FakeMonitor(self.agent_open)
+        self.told.agent_open = self.agent_open
+        yield self.told
 
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
@@ -158,7 +176,7 @@ class FakeNet:
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         self.sent.append((address, port, payload))
 
-    def tap(self, bridge: str, mac: str) -> int:
+    def tap(self, bridge: str | None, mac: str) -> int:
         return os.open(os.devnull, os.O_RDWR)
 
     def neighbour(self, address: str) -> str:
@@ -214,10 +232,29 @@ class FakeStreams:
 
 @dataclass
 class FakeAgent:
+    """ended: how each script ends, by a word in it; the others with 0. told: the identities. refuses: the answer."""
+
     answers: bool = True
+    ended: dict[str, Ended] = field(default_factory=dict)
+    told: list[Any] = field(default_factory=list)
+    refuses: str = ""
 
     def ping(self, socket: str, *, timeout_s: float) -> bool:
         return self.answers
+
+    def execute(self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        for word, ended in self.ended.items():
+            if word.encode() in stdin:
+                return ended
+        return Ended(status=0, stdout=b"", stderr=b"")
+
+    @contextlib.contextmanager
+    def line(self, socket: str) -> Iterator[Line]:
+        yield self
+
+    def tell(self, question: Any, *, timeout_s: float) -> Any:
+        self.told.append(question)
+        return {"error": self.refuses} if self.refuses else {"done": True}
 
 
 @dataclass

@@ -12,14 +12,17 @@ from cloudme.errors import CloudMeError, StoreError
 from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, Template
 from cloudme.model.names import Name
 from cloudme.model.network import Network
+from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 1
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+VERSION = 2
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
+}
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
 T = TypeVar("T")
 
-Record = Machine | Template | Image | Network
+Record = Machine | Template | Image | Network | Manifest
 
 
 def dump(record: Record) -> str:
@@ -44,6 +47,11 @@ def network(text: str, where: str) -> Network:
     return _load(text, where, _network)
 
 
+def manifest(text: str, where: str) -> Manifest:
+    return _load(text, where, lambda raw: Manifest(**{
+        **raw, "kind": Kind(**raw["kind"]), "files": {name: Stamp(**stamp) for name, stamp in raw["files"].items()}}))
+
+
 def _load(text: str, where: str, build: Callable[[dict[str, Any]], T]) -> T:
     """Raises StoreError, naming the file, for anything that is no such record."""
     try:
@@ -66,6 +74,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         **raw, "name": Name(raw["name"]), "type": Name(raw["type"]), "template": _maybe_name(raw["template"]),
         "shape": Shape(**raw["shape"]), "disks": tuple(Disk(**disk) for disk in raw["disks"]),
         "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
+        "bases": tuple(raw["bases"]),
     })
 
 

@@ -9,6 +9,12 @@ from cloudme import layout
 from cloudme.errors import ConfigError
 
 
+def script(name: str, config: str) -> str:
+    """A file of templates/ that has no holes, as it is."""
+    with open(layout.text_template(name, config), encoding="utf-8") as file:
+        return file.read()
+
+
 def text(name: str, config: str, /, **values: Any) -> str:
     """Return the template `name` (as 'user-data.j2') filled in.
 

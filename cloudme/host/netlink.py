@@ -127,22 +127,24 @@ class Links:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(payload, (address, port))
 
-    def tap(self, bridge: str, mac: str) -> int:
-        if not self.bridge_exists(bridge):
+    def tap(self, bridge: str | None, mac: str) -> int:
+        if bridge is not None and not self.bridge_exists(bridge):
             raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
         try:
             fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
-        except PermissionError:
+        except PermissionError as error:
+            if bridge is None:
+                raise _refused(error, "") from error
             return self._helped(bridge)
         try:
             _join(fd, bridge)
         except OSError as error:
             os.close(fd)
-            if error.errno == errno.EPERM:
+            if error.errno == errno.EPERM and bridge is not None:
                 return self._helped(bridge)
-            raise _refused(error, bridge) from error
+            raise _refused(error, bridge or "") from error
         return fd
 
     def _helped(self, bridge: str) -> int:
@@ -181,10 +183,12 @@ def _kind(link: Any) -> str:
     return (info and info.get_attr("IFLA_INFO_KIND")) or ""
 
 
-def _join(fd: int, bridge: str) -> None:
-    """Make a tap of the open /dev/net/tun, up and a port of `bridge`. Raises OSError."""
+def _join(fd: int, bridge: str | None) -> None:
+    """Make a tap of the open /dev/net/tun, up and a port of `bridge`, if there is one. Raises OSError."""
     request = struct.pack("16sH22x", b"cm%d", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
     name = fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
+    if bridge is None:
+        return
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), socket.if_nametoindex(name)))
     realm.up(name)

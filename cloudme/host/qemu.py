@@ -239,7 +239,7 @@ def _open_by(path: str) -> int:
                         if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
                             return int(entry)
         except PermissionError:
-            hidden = True
+            hidden = hidden or os.geteuid() != 0  # nothing is hidden from root but what is just ending
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise

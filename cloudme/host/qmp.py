@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
-from cloudme.errors import Busy, NotFound, PeerError
+from cloudme.errors import Busy, NotFound, PeerError, TimedOut
+
+T = TypeVar("T")
 
 
 class QmpMonitor:
@@ -29,16 +31,71 @@ class QmpMonitor:
         except QMPError as error:
             raise PeerError(f"QEMU went away during '{command}'") from error
 
-    def wait_closed(self, timeout_s: float) -> bool:
-        async def closed() -> bool:
-            while self._client.runstate == Runstate.RUNNING:
-                await self._client.runstate_changed()
-            return True
+    def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Any) -> bool:
+        async def happened() -> None:
+            with self._client.listener((event,)) as events:
+                await self._client.execute(command, arguments or None)
+                await self._or_closed(events.get())
 
+        return self._within(timeout_s, happened(), command)
+
+    def await_migration(self, status: str, *, timeout_s: float) -> None:
+        seen = ""
+
+        async def arrived() -> None:
+            nonlocal seen
+            while seen not in (status, "failed", "cancelled"):
+                event: Any = await self._or_closed(self._client.events.get())
+                seen = event["data"].get("status", "") if event["event"] == "MIGRATION" else ""
+
+        if not self._within(timeout_s, arrived(), "migrate"):
+            raise TimedOut(f"the migration was not '{status}' within {timeout_s:g} s")
+        if seen != status:
+            why = self.execute("query-migrate").get("error-desc", "see its log")
+            raise PeerError(f"QEMU's migration ended as '{seen}': {why}")
+
+    def _within(self, timeout_s: float, work: Coroutine[Any, Any, None], command: str) -> bool:
+        """False where the time runs out."""
         try:
-            return self._runner.run(asyncio.wait_for(closed(), timeout_s))
+            self._runner.run(asyncio.wait_for(work, timeout_s))
         except TimeoutError:
             return False
+        except ExecuteError as error:
+            raise PeerError(f"QEMU refused '{command}': {error}") from error
+        except QMPError as error:
+            raise PeerError(f"QEMU went away during '{command}'") from error
+        return True
+
+    async def _or_closed(self, event: Coroutine[Any, Any, T]) -> T:
+        """An event, or QMPError when QEMU goes: qemu.qmp lets one wait for events of a connection that is closed."""
+        wanted, closed = asyncio.ensure_future(event), asyncio.ensure_future(self._closed())
+        try:
+            await asyncio.wait((wanted, closed), return_when=asyncio.FIRST_COMPLETED)
+            if not wanted.done():
+                raise QMPError("closed")
+            return wanted.result()
+        finally:
+            for task in (wanted, closed):
+                task.cancel()
+
+    async def _closed(self) -> None:
+        while self._client.runstate == Runstate.RUNNING:
+            await self._client.runstate_changed()
+
+    def lend(self, name: str, path: str, *, write: bool = False) -> None:
+        fd = os.open(path, (os.O_WRONLY | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
+        try:
+            self._client.send_fd_scm(fd)
+            self.execute("getfd", fdname=name)
+        finally:
+            os.close(fd)
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        try:
+            self._runner.run(asyncio.wait_for(self._closed(), timeout_s))
+        except TimeoutError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

@@ -26,10 +26,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class TapCard:
-    """A card whose tap has to be made before the start; its descriptor is passed as netdev `netdev`."""
+    """A card whose tap has to be made before the start; its descriptor is passed as netdev `netdev`.
+
+    bridge:  None for a tap that leads nowhere.
+    """
 
     netdev: str
-    bridge: str
+    bridge: str | None
     mac: str
 
 
@@ -40,6 +43,8 @@ class Launch:
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
     output:    where QEMU's own output goes.              vnc: the socket of the display.
     firmware_log: what the firmware says, written anew at each start.
+    incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
+    plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
     """
 
     name: str
@@ -59,4 +64,5 @@ class Launch:
     run_folder: str
     output: str
     firmware_log: str
-    boot_once: str | None = None
+    incoming: bool = False
+    plugged: Sequence[Part] = ()

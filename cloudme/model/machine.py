@@ -33,6 +33,11 @@ class Disk:
     size_bytes: int
 
 
+def disk_file(index: int = 0) -> str:
+    """The file of disk number `index` of a machine that is new: disk.qcow2, disk1.qcow2 ..."""
+    return f"disk{index or ''}.qcow2"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
     """A network card. `address` is the reserved IPv4 address, None where the network's DHCP is not ours."""
@@ -51,9 +56,16 @@ class Access:
     seeded: bool
 
 
+WARMING = f"{TEMPLATES}/warm"
+"""The group of a template while its memory is saved; no name of a group can look so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine as it is meant. For a template that boots, `group` is 'templates'."""
+    """A machine as it is meant. For a template that boots, `group` is 'templates'.
+
+    bases:  the RAM images that its disk stands on, the nearest last, as folders below the home's data.
+    """
 
     name: Name
     uuid: str
@@ -66,6 +78,7 @@ class Machine:
     access: Access
     created: str
     cdrom: str | None = None
+    bases: tuple[str, ...] = ()
 
     @property
     def address(self) -> str | None:

@@ -44,6 +44,18 @@ class Monitor(Protocol):
 
     def execute(self, command: str, **arguments: Json) -> Json: ...
 
+    def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Json) -> bool:
+        """Like `execute`, then wait for an event of that name; False where it did not come."""
+
+    def lend(self, name: str, path: str, *, write: bool = False) -> None:
+        """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
+
+    def await_migration(self, status: str, *, timeout_s: float) -> None:
+        """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
+
+        The capability `events` must be set. Raises PeerError where it failed, TimedOut.
+        """
+
     def wait_closed(self, timeout_s: float) -> bool:
         """True once QEMU has gone."""
 
@@ -87,8 +99,10 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str, mac: str) -> int:
+    def tap(self, bridge: str | None, mac: str) -> int:
         """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+
+        No bridge: it leads nowhere.
 
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
@@ -189,6 +203,21 @@ class Agent(Protocol):
 
     def ping(self, socket: str, *, timeout_s: float) -> bool:
         """True once the agent answers; False at the deadline or when QEMU goes."""
+
+    def execute(
+        self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60
+    ) -> Ended:
+        """Run a program in the guest. Raises TimedOut, PeerError where the agent says no or goes."""
+
+    def line(self, socket: str) -> AbstractContextManager[Line]:
+        """Connect to a port that somebody of ours serves in the guest. Raises PeerError where QEMU has gone."""
+
+
+class Line(Protocol):
+    """A connection on which one line of JSON is answered by another."""
+
+    def tell(self, question: Json, *, timeout_s: float) -> Json:
+        """Raises TimedOut where nobody answers, PeerError where the connection closes."""
 
 
 class Streams(Protocol):

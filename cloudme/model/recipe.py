@@ -240,7 +240,8 @@ def _network_files() -> dict[str, TextFile]:
     return {
         # Any card, whatever its address: a clone with another one is another DHCP client.
         "/etc/systemd/network/80-dhcp.network": TextFile(
-            "[Match]\nName=e*\nKind=!*\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\nClientIdentifier=mac\nUseDomains=yes\n"),
+            "[Match]\nName=e*\nKind=!*\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\nClientIdentifier=mac\nUseDomains=yes\n"
+            "UseHostname=no\n"),
         # For what cloud-init writes, which says nothing about identifiers.
         "/etc/systemd/networkd.conf.d/cloudme.conf": TextFile("[DHCPv4]\nDUIDType=link-layer\n"),
         # One card with an address is "online"; without any card there is nothing to wait for.

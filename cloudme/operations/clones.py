@@ -8,26 +8,30 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cloudme import index, layout, seed
 from cloudme.errors import Busy, StoreError
 from cloudme.model import identity
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template
+from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template, disk_file
 from cloudme.model.names import Name, numbered
 from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
 from cloudme.model.ports import Host
 from cloudme.model.steps import Parallel, Transaction, deferred
-from cloudme.store import BLANK, FROZEN, TEMPLATE_PREFIX, Store, reported, take_lock
-
-SYSTEM_DISK = "disk.qcow2"
+from cloudme.store import FROZEN, TEMPLATE_PREFIX, Store, blank, reported, take_lock
 
 
-def make(transaction: Transaction, store: Store, requests: Sequence[CloneRequest], settings: Settings) -> list[Machine]:
-    """Make every clone that is asked for, or none, and return them in the order of the requests.
+@contextlib.contextmanager
+def making(
+    transaction: Transaction, store: Store, requests: Sequence[CloneRequest], settings: Settings,
+    based: Callable[[Machine], Machine] = lambda machine: machine,
+) -> Iterator[list[Machine]]:
+    """Make every clone that is asked for, or none; yields them in the order of the requests.
 
+    based:   gives a planned machine the RAM image that it stands on, if any, and what comes of that. These machines are
+             not published yet: who restores them inside the block does that, when they are what they shall be.
     Raises:  NotFound (template), Busy (template runs, no address is free), StoreError (disk).
     """
     templates = {request.template: store.template(request.template) for request in requests}
@@ -35,20 +39,21 @@ def make(transaction: Transaction, store: Store, requests: Sequence[CloneRequest
         _check(store, template)
     network = store.network() or settings.network()
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
-        machines = _plan(store, requests, templates, network)
+        machines = [based(machine) for machine in _plan(store, requests, templates, network)]
         claims: dict[Name, Claim] = {machine.name: Claim(store, machine, network) for machine in machines}
         transaction.apply(list(claims.values()))
-    freezes = [Freeze(store, template) for template in templates.values()]
+    freezes: list[Freeze | Hold] = [
+        *(Freeze(store, template) for template in templates.values()),
+        *(Hold(base) for base in {_base(store, machine) for machine in machines if machine.bases})]
     try:
         transaction.apply(freezes)
-        transaction.apply([Parallel([Fill(store, machine, templates[_template(machine)], network)
-                                     for machine in machines])])
-    finally:
+        transaction.apply([Parallel([Fill(store, machine, network) for machine in machines])])
+        yield machines
         for claim in claims.values():
             claim.let_go()
+    finally:
         for freeze in freezes:
             freeze.let_go()
-    return machines
 
 
 def destroy(transaction: Transaction, store: Store, machines: Sequence[Machine]) -> None:
@@ -62,6 +67,13 @@ def destroy(transaction: Transaction, store: Store, machines: Sequence[Machine])
 def _template(machine: Machine) -> Name:
     assert machine.template is not None
     return machine.template
+
+
+def _base(store: Store, machine: Machine) -> str:
+    """The folder of the disk that the machine's stands on."""
+    if machine.bases:
+        return os.path.join(store.world.data, machine.bases[-1])
+    return store.world.template(_template(machine))
 
 
 def _check(store: Store, template: Template) -> None:
@@ -100,11 +112,10 @@ def _machine(name: Name, request: CloneRequest, template: Template, address: str
     shape = dataclasses.replace(
         template.shape, **{key: value for key, value in (("ram_mib", request.ram_mib), ("vcpus", request.vcpus))
                            if value is not None})
-    extra = tuple(Disk(file=f"disk{number}.qcow2", size_bytes=size)
-                  for number, size in enumerate(request.extra_disks, 1))
+    extra = tuple(Disk(file=disk_file(number), size_bytes=size) for number, size in enumerate(request.extra_disks, 1))
     return Machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
-        disks=(Disk(file=SYSTEM_DISK, size_bytes=template.disk.size_bytes), *extra),
+        disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=(Nic(network=DEFAULT_NETWORK, mac=identity.mac(uuid), address=address),),
         access=template.access, created=created,
     )
@@ -112,7 +123,7 @@ def _machine(name: Name, request: CloneRequest, template: Template, address: str
 
 @dataclass(slots=True)
 class Claim:
-    """Takes the machine's name and address; holds its lock until it is let go."""
+    """Takes the machine's name and address; holds its maker's lock until it is let go."""
 
     store: Store
     machine: Machine
@@ -124,7 +135,7 @@ class Claim:
 
     def do(self, host: Host) -> None:
         with deferred():
-            self.lock = self.store.claim(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
+            self.lock = self.store.claim(host, self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
         assert self.machine.address
         self.store.reserve(self.network, self.machine.name, self.machine.nics[0].mac, self.machine.address)
 
@@ -134,6 +145,7 @@ class Claim:
         self.store.release(self.network.name, self.machine.name)
         self.store.remove(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
         shutil.rmtree(self.store.world.machine_run(self.machine.name), ignore_errors=True)
+        self.let_go()  # and not before: somebody else may take the name then
 
     def let_go(self) -> None:
         if self.lock >= 0:
@@ -157,14 +169,14 @@ class Freeze:
 
     def do(self, host: Host) -> None:
         folder = self.store.world.template(self.template.name)
-        disk, blank = os.path.join(folder, self.template.disk.file), os.path.join(folder, BLANK)
+        disk, overlay = os.path.join(folder, self.template.disk.file), os.path.join(folder, blank())
         with reported(folder):
             self.lock = take_lock(layout.lock(folder), shared=True)
             os.chmod(disk, FROZEN)
-            if not os.path.exists(blank):
-                temporary = f"{blank}.{os.getpid()}"
+            if not os.path.exists(overlay):
+                temporary = f"{overlay}.{os.getpid()}"
                 host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", temporary])
-                os.rename(temporary, blank)
+                os.rename(temporary, overlay)
 
     def undo(self, host: Host) -> None:
         """Stays: another call may have cloned it meanwhile, and a frozen template without clones harms nobody."""
@@ -176,31 +188,59 @@ class Freeze:
 
 
 @dataclass(slots=True)
+class Hold:
+    """Shares the lock of a RAM image until the clones are published and protect it."""
+
+    folder: str
+    lock: int = field(default=-1)
+
+    def describe(self) -> str:
+        return f"use the RAM image {self.folder}"
+
+    def do(self, host: Host) -> None:
+        with reported(self.folder):
+            self.lock = take_lock(layout.maker(self.folder), shared=True)
+
+    def undo(self, host: Host) -> None:
+        """It is let go in any case."""
+
+    def let_go(self) -> None:
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+
+@dataclass(slots=True)
 class Fill:
-    """Makes a claimed machine whole: disks, keys, seed, and last the record. Undone with its claim."""
+    """Makes a claimed machine whole: disks, keys, seed, and last, unless it is restored, the record.
+
+    Undone with its claim.
+    """
 
     store: Store
     machine: Machine
-    template: Template
     network: Network
 
     def describe(self) -> str:
-        return f"make {self.machine.name}: a clone of {self.template.name}, group {self.machine.group}, " \
+        return f"make {self.machine.name}: a clone of {self.machine.template}, group {self.machine.group}, " \
                f"type {self.machine.type}, {self.machine.shape.vcpus} CPUs, {self.machine.shape.ram_mib} MiB"
 
     def do(self, host: Host) -> None:
         world = self.store.world
         folder = world.machine(self.machine.name)
         with reported(folder):
-            disk = os.path.join(folder, SYSTEM_DISK)
-            shutil.copyfile(os.path.join(world.template(self.template.name), BLANK), disk)
-            os.chmod(disk, 0o600)
-            for extra in self.machine.disks[1:]:
-                host.run(["qemu-img", "create", "-q", "-f", "qcow2", os.path.join(folder, extra.file),
-                          str(extra.size_bytes)])
+            base = _base(self.store, self.machine)
+            for index, disk in enumerate(self.machine.disks):
+                path, overlay = os.path.join(folder, disk.file), os.path.join(base, blank(index))
+                if os.path.exists(overlay):
+                    shutil.copyfile(overlay, path)
+                    os.chmod(path, 0o600)
+                else:
+                    host.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size_bytes)])
             if self.machine.access.seeded:
                 seed.write(host, self.store, self.machine, self.network)
-            self.store.publish(self.machine)
+            if not self.machine.bases:
+                self.store.publish(self.machine)
 
     def undo(self, host: Host) -> None:
         """Nothing: undoing the claim removes the whole folder."""
@@ -222,7 +262,21 @@ class Destroy:
             self.store.release(nic.network, self.machine.name)
         self.store.remove(world.machine(self.machine.name), layout.MACHINE_RECORD)
         shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
+        for base in self.machine.bases:
+            _forget_fork(self.store, os.path.join(world.data, base))
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""
+
+
+def _forget_fork(store: Store, folder: str) -> None:
+    """Remove the memory and the disk of a machine that was forked, with the last of its clones."""
+    if os.path.dirname(folder) != store.world.forks or store.standing_on(folder):
+        return
+    with contextlib.suppress(Busy, FileNotFoundError):  # somebody is about to make more of them
+        lock = take_lock(layout.maker(folder))
+        try:
+            store.remove(folder, layout.MANIFEST)
+        finally:
+            os.close(lock)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from cloudme import index, layout, seed
 from cloudme.errors import AlreadyExists, Busy, CommandFailed, NotFound, SpecError, UsageError
+from cloudme.formats import render
 from cloudme.model import identity
 from cloudme.model.machine import Access, Disk, Machine, Nic, Shape, Template
 from cloudme.model.names import Name
@@ -19,19 +20,7 @@ from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction, deferred
 from cloudme.model.units import human
-from cloudme.store import BLANK, Store, reported, take_lock, write_atomic
-
-SCRUB = "\n".join((
-    "set -e",
-    "command -v python3 >/dev/null || { echo 'python3 is missing' >&2; exit 3; }",
-    "if command -v cloud-init >/dev/null; then cloud-init clean --logs; fi",
-    ": > /etc/machine-id",
-    "rm -f /var/lib/dbus/machine-id /etc/ssh/ssh_host_* /var/lib/systemd/random-seed /root/.bash_history",
-    "rm -rf /var/lib/dhcp/*.leases /run/systemd/netif/leases",
-    "sync",
-))
-"""What every clone must get afresh (machine-id(5), systemd's 'Building images safely'), and the standard's check."""
-
+from cloudme.store import Store, blank, reported, take_lock, write_atomic
 
 SAFEGUARD = "cloudme-before-change"
 """The internal snapshot of a template's disk that a failed change goes back to (qemu-img(1), snapshot)."""
@@ -169,10 +158,12 @@ def thaw(store: Store, template: Template) -> None:
 
 
 def _thaw(folder: str, template: Template) -> None:
+    """Make the disk writable; what was laid over it falls."""
     os.chmod(os.path.join(folder, template.disk.file), 0o600)
-    blank = os.path.join(folder, BLANK)
-    if os.path.exists(blank):
-        os.unlink(blank)
+    overlay = os.path.join(folder, blank())
+    if os.path.exists(overlay):
+        os.unlink(overlay)
+    shutil.rmtree(os.path.join(folder, layout.WARM), ignore_errors=True)
 
 
 def remove(transaction: Transaction, store: Store, name: Name) -> None:
@@ -190,7 +181,7 @@ def prepare(host: Host, store: Store, machine: Machine, say: Callable[[str], Non
     Raises:  CommandFailed with what the guest said.
     """
     say(f"preparing {machine.name}")
-    ended = host.shell.run(store.target(machine), SCRUB, timeout_s=120)
+    ended = host.shell.run(store.target(machine), render.script("scrub.sh", store.world.config), timeout_s=120)
     if ended.status:
         words = ended.stderr.decode(errors="replace").strip() or f"exit status {ended.status}"
         raise CommandFailed(f"template '{machine.name}' could not be prepared: {words}",
@@ -223,7 +214,7 @@ class Make:
     def do(self, host: Host) -> None:
         folder = self.store.world.template(self.template.name)
         with self.store.locked(), deferred():
-            lock = self.store.claim(folder, layout.TEMPLATE_RECORD)
+            lock = self.store.claim(host, folder, layout.TEMPLATE_RECORD)
             self.claimed = True
         try:
             with reported(folder):

@@ -12,9 +12,21 @@ ROOT_PORTS = ("rp0", "rp1", "rp2", "rp3")
 """PCIe slots that stand empty at the start, for cards that are plugged in later."""
 
 
+IDENTITY_PORT = "org.cloudme.identity.0"
+
+
 def memory(ram_mib: int) -> Parts:
     """Plain private memory as the machine's backend `ram0`."""
     return [Part("object", {"qom-type": "memory-backend-ram", "id": "ram0", "size": ram_mib << 20})]
+
+
+def file_memory(path: str, ram_mib: int, *, shared: bool) -> Parts:
+    """Memory that is a file. shared: what the guest writes is written to it; else it keeps its own copy of that page.
+
+    No `readonly`: in QEMU 7.2 it makes ROM of it (docs/system/vm-templating.rst has it from 8.2 on).
+    """
+    return [Part("object", {"qom-type": "memory-backend-file", "id": "ram0", "size": ram_mib << 20, "mem-path": path,
+                            "share": shared})]
 
 
 def entropy() -> Parts:
@@ -59,6 +71,12 @@ def disk(path: str, index: int, *, boot: bool) -> Parts:
     ]
 
 
+def no_disk(size_bytes: int, index: int, *, boot: bool) -> Parts:
+    """What looks like disk number `index`, and holds nothing: for a machine that only keeps another's memory."""
+    *_, device = disk("", index, boot=boot)
+    return [Part("blockdev", {"driver": "null-co", "node-name": f"disk{index}", "size": size_bytes}), device]
+
+
 def cdrom(path: str, name: str, port: int, *, boot: bool) -> Parts:
     """An ISO file in a drive on port `port` (0 to 5) of q35's own SATA controller."""
     device: dict[str, Any] = {"driver": "ide-cd", "id": name, "drive": f"{name}-iso", "bus": f"ide.{port}"}
@@ -79,13 +97,26 @@ def seed(path: str) -> Parts:
     ]
 
 
+def no_seed() -> Parts:
+    """Likewise the cloud-init disk."""
+    *_, device = seed("")
+    nothing = {"driver": "null-co", "node-name": "seed-iso", "size": 1 << 20, "read-only": True}
+    return [Part("blockdev", nothing), device]
+
+
 def agent() -> Parts:
     """The virtio-serial port on which qemu-guest-agent listens in the guest; chardev `agent`."""
     return [
         Part("device", {"driver": "virtio-serial-pci", "id": "serial", "bus": "pcie.0", "addr": "0x8"}),
-        Part("device", {"driver": "virtserialport", "bus": "serial.0", "chardev": "agent",
+        Part("device", {"driver": "virtserialport", "bus": "serial.0", "nr": 1, "chardev": "agent",
                         "name": "org.qemu.guest_agent.0", "id": "agent-port"}),
     ]
+
+
+def identity() -> Parts:
+    """The second port of it, on which a machine that was restored is told who it is; chardev `identity`."""
+    return [Part("device", {"driver": "virtserialport", "bus": "serial.0", "nr": 2, "chardev": "identity",
+                            "name": IDENTITY_PORT, "id": "identity-port"})]
 
 
 def console() -> Parts:
@@ -106,10 +137,11 @@ def display() -> Parts:
     ]
 
 
-def nic(mac: str, index: int) -> Parts:
+def nic(mac: str, index: int, *, old: bool = False) -> Parts:
     """A virtio card in root port `index`; its netdev `net<index>` is a tap that arrives as a descriptor.
 
-    romfile is empty: nothing boots from the network.
+    romfile is empty: nothing boots from the network. old: the one that another takes the place of: old<index>.
     """
-    return [Part("device", {"driver": "virtio-net-pci", "id": f"nic{index}", "netdev": f"net{index}", "mac": mac,
-                            "bus": ROOT_PORTS[index], "romfile": ""})]
+    name, netdev = ("old", "oldnet") if old else ("nic", "net")
+    return [Part("device", {"driver": "virtio-net-pci", "id": f"{name}{index}", "netdev": f"{netdev}{index}",
+                            "mac": mac, "bus": ROOT_PORTS[index], "romfile": ""})]

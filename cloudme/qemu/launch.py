@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cloudme import layout
 from cloudme.model.launch import Launch, Listener, Part, TapCard
-from cloudme.model.machine import Machine
+from cloudme.model.machine import Machine, Nic
 from cloudme.qemu import hardware
 
 BINARY = "qemu-system-x86_64"
@@ -30,29 +32,58 @@ class Place:
     bridges: Mapping[str, str]
 
 
-def of(machine: Machine, place: Place) -> Launch:
-    """Return how `machine` starts at `place`."""
-    parts = hardware.memory(machine.shape.ram_mib)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ram:
+    """Memory that is the file `path`: made by a machine that boots, received from one that runs, or cloned.
+
+    qemu:   the version of QEMU, as '7.2.22': both sides have the hardware of that one.
+    cards:  those that were plugged in when the memory was saved. They are connected to nothing.
+    """
+
+    path: str
+    qemu: str
+    use: Literal["boot", "receive", "clone"]
+    cards: tuple[Nic, ...] = ()
+
+    @property
+    def machine(self) -> str:
+        """The versioned type: `q35` is another one in another QEMU (`-machine help`)."""
+        return "pc-q35-" + ".".join(self.qemu.split(".")[:2])
+
+
+def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
+    """Return how `machine` starts at `place`: it boots, or goes on from a `ram`; then its cards come later."""
+    if ram:
+        parts = hardware.file_memory(ram.path, machine.shape.ram_mib, shared=ram.use != "clone")
+    else:
+        parts = hardware.memory(machine.shape.ram_mib)
+    receives = ram is not None and ram.use == "receive"
     parts += hardware.entropy() + hardware.generation() + hardware.root_ports() + hardware.display()
-    parts += hardware.console() + hardware.firmware_log() + hardware.agent()
+    parts += hardware.console() + hardware.firmware_log() + hardware.agent() + hardware.identity()
     for index, disk in enumerate(machine.disks):
-        parts += hardware.disk(os.path.join(place.folder, disk.file), index, boot=index == 0)
+        path = os.path.join(place.folder, disk.file)
+        parts += (hardware.no_disk(disk.size_bytes, index, boot=index == 0) if receives
+                  else hardware.disk(path, index, boot=index == 0))
     if machine.access.seeded:
-        parts += hardware.seed(os.path.join(place.folder, SEED))
+        parts += hardware.no_seed() if receives else hardware.seed(os.path.join(place.folder, SEED))
     if machine.cdrom:
         parts += hardware.cdrom(machine.cdrom, "install", 0, boot=True)
-    for index, nic in enumerate(machine.nics):
-        parts += hardware.nic(nic.mac, index)
+    cards = [part for index, nic in enumerate(machine.nics) for part in hardware.nic(nic.mac, index)]
+    old = ram.cards if ram else ()
+    parts += [part for index, nic in enumerate(old) for part in hardware.nic(nic.mac, index, old=True)]
+    incoming = ram is not None and ram.use != "boot"
     return Launch(
-        name=machine.name, uuid=machine.uuid, binary=BINARY, machine=MACHINE, accel=place.accel,
+        name=machine.name, uuid=machine.uuid, binary=BINARY, machine=ram.machine if ram else MACHINE, accel=place.accel,
         cpu="host" if place.accel == "kvm" else "max", vcpus=machine.shape.vcpus, ram_mib=machine.shape.ram_mib,
-        parts=parts,
+        parts=parts if incoming else parts + cards, plugged=cards if incoming else (), incoming=incoming,
         monitors=[Listener(role, layout.socket(place.run, role)) for role in ("qmp.0", "qmp.1")],
         chardevs=[
             Listener("console", layout.socket(place.run, "console"), os.path.join(place.folder, SERIAL_LOG)),
             Listener("agent", layout.socket(place.run, "agent")),
+            Listener("identity", layout.socket(place.run, "identity")),
         ],
-        taps=[TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)],
+        taps=[*(TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)),
+              *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
     )
@@ -87,7 +118,18 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         line += option(Part("netdev", {"type": "tap", "id": tap.netdev, "fd": str(fds[tap.netdev])}))
     for part in launch.parts:
         line += option(part)
+    if launch.incoming:
+        line += ["-S", "-incoming", "defer"]
     return line
+
+
+def fingerprint(launch: Launch) -> str:
+    """A digest of the hardware that the guest sees: equal where a state saved in one can be restored in the other."""
+    own = ("filename", "mem-path", "share")
+    parts = [[part.option, {key: value for key, value in part.props.items() if key not in own}]
+             for part in launch.parts]
+    seen = [launch.machine, launch.accel, launch.cpu, launch.vcpus, launch.ram_mib, parts]
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
 def option(part: Part) -> list[str]:

@@ -21,10 +21,13 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 NAMES = ["web00", "web01", "sql00"]
 
 
-@pytest.fixture(scope="module")
-def group(cloud: Cloud, template: str) -> list[str]:
-    """The three machines of examples/pftest, made and started; they boot while the next test begins."""
-    assert cloud.run("vminstantiate", "-f", str(ROOT / "examples/pftest")).split() == NAMES
+@pytest.fixture(scope="module", params=["cold", "instant"])
+def group(request: pytest.FixtureRequest, cloud: Cloud, template: str) -> list[str]:
+    """The three machines of examples/pftest, made and started: those that boot do while the next test begins."""
+    if request.param == "instant":
+        request.getfixturevalue("warm")
+    made = cloud.run("vminstantiate", f"--{request.param}", "-f", str(ROOT / "examples/pftest"))
+    assert made.split() == NAMES
     return NAMES
 
 
@@ -116,6 +119,7 @@ def test_files_are_copied_in_and_out(cloud: Cloud, launched: object, tmp_path: P
 
 
 def test_the_console_log_is_the_guests(cloud: Cloud, launched: object) -> None:
+    cloud.call("vmconsole", "web00", "--timeout", "3", stdin=b"\n")
     assert "web00 login:" in cloud.run("vmlogs", "web00")
 
 

@@ -47,11 +47,12 @@ def test_two_calls_at_once_give_different_machines(cloud: Cloud, template: str) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["take the name cut07", "make cut03", "start cut02"])
+@pytest.mark.parametrize("moment", ["take the name cut07", "make cut03", "start cut02", "restore cut02"])
 def test_an_interrupt_in_the_middle_leaves_nothing(
-    cloud: Cloud, template: str, number: signal.Signals, moment: str
+    cloud: Cloud, warm: str, number: signal.Signals, moment: str
 ) -> None:
-    call = cloud.popen("vminstantiate", "-v", "-n", "debian", "-C", "12", "-g", "cut", "--name", "cut",
+    how = "--cold" if moment.startswith("start") else "--instant"
+    call = cloud.popen("vminstantiate", "-v", how, "-n", "debian", "-C", "12", "-g", "cut", "--name", "cut",
                        stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert call.stderr is not None
     for line in call.stderr:

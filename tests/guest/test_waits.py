@@ -25,7 +25,7 @@ BACK_S = 12
 
 @pytest.fixture(scope="module")
 def guest(cloud: Cloud, template: str) -> Iterator[str]:
-    cloud.run("vminstantiate", "-n", template, "-g", "waits", "--name", "wait")
+    cloud.run("vminstantiate", "--cold", "-n", template, "-g", "waits", "--name", "wait")
     cloud.run("vmwait", "wait00")
     yield "wait00"
     cloud.run("vmstop", "-g", "waits", "-d", "-y", "--timeout", "10")

@@ -42,8 +42,8 @@ def request(count: int = 1, prefix: str = "web", **more: object) -> CloneRequest
 
 
 def instantiate(store: Store, host: Host, *requests: CloneRequest) -> list[Machine]:
-    with Transaction(host, lambda line: None) as transaction:
-        machines = clones.make(transaction, store, requests, SETTINGS)
+    with (Transaction(host, lambda line: None) as transaction,
+          clones.making(transaction, store, requests, SETTINGS) as machines):
         power.start(transaction, store, machines, SETTINGS)
     return machines
 
@@ -130,8 +130,9 @@ def test_a_dry_run_says_the_steps_and_changes_nothing(store: Store) -> None:
     host = fakes.host()
     template(store, host)
     said: list[str] = []
-    with Transaction(host, said.append, dry_run=True) as transaction:
-        clones.make(transaction, store, [request(2)], SETTINGS)
+    with (Transaction(host, said.append, dry_run=True) as transaction,
+          clones.making(transaction, store, [request(2)], SETTINGS)):
+        pass
     assert [line for line in said if line.startswith("make")] == [
         f"make web0{i}: a clone of debian, group pf1, type web, 2 CPUs, 512 MiB" for i in (0, 1)]
     assert store.machines() == [] and not os.path.exists(store.world.machines)
@@ -150,7 +151,7 @@ def test_a_name_that_somebody_is_making_is_passed_over(store: Store) -> None:
     host = fakes.host()
     template(store, host)
     os.makedirs(store.world.machine("web00"))
-    lock = take_lock(layout.lock(store.world.machine("web00")))
+    lock = take_lock(layout.maker(store.world.machine("web00")))
     try:
         assert instantiate(store, host, request())[0].name == "web01"
     finally:

@@ -13,6 +13,7 @@ from cloudme.formats import records
 DATA = Path(__file__).parents[1] / "data/records"
 LOADERS: dict[str, Callable[[str, str], records.Record]] = {
     "machine": records.machine, "template": records.template, "image": records.image, "network": records.network,
+    "manifest": records.manifest,
 }
 
 

@@ -129,9 +129,10 @@ def test_a_template_that_runs_or_has_clones_is_left_alone(store: Store) -> None:
     with pytest.raises(Busy, match="runs"):
         adjust(store, fakes.FakeRun(), vcpus=4)
     os.close(lock)
-    with Transaction(fakes.host(), lambda line: None) as transaction:
-        clones.make(transaction, store, [CloneRequest(
-            template=Name("debian"), count=1, group=Name("g"), type=Name("t"), prefix=Name("web"))], Settings())
+    wanted = CloneRequest(template=Name("debian"), count=1, group=Name("g"), type=Name("t"), prefix=Name("web"))
+    with (Transaction(fakes.host(), lambda line: None) as transaction,
+          clones.making(transaction, store, [wanted], Settings())):
+        pass
     with pytest.raises(Busy, match="has clones: web00"):
         adjust(store, fakes.FakeRun(), vcpus=4)
     with Transaction(fakes.host(), lambda line: None) as transaction, pytest.raises(Busy, match="web00"):
@@ -170,4 +171,4 @@ def test_a_prepared_template_keeps_no_seed_and_no_address(store: Store) -> None:
     assert templates.finish(store, made).prepared
     assert store.reservations("default") == {}
     assert sorted(os.listdir(store.world.template("debian"))) == [
-        "disk.qcow2", "lock", "ssh_key", "ssh_key.pub", "template.json"]
+        "disk.qcow2", "maker", "ssh_key", "ssh_key.pub", "template.json"]

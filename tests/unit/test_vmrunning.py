@@ -43,7 +43,7 @@ class Made:
         os.makedirs(path)
         Path(layout.lock(path)).touch()
         if held:
-            self.locks.append(store.take_lock(layout.lock(path)))
+            self.locks.append(store.take_lock(layout.lock(path) if record else layout.maker(path)))
             os.utime(layout.lock(path), (STARTED, STARTED))
         if record:
             Path(path, record).write_text(text, encoding="utf-8")

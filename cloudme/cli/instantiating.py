@@ -1,0 +1,101 @@
+"""What vminstantiate and vmfork do with their options: make the clones, restore those that can be, boot the others."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+
+from cloudme import cli, index, warm
+from cloudme.cli import requests
+from cloudme.errors import HostUnavailable, UsageError
+from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
+from cloudme.model.names import Name, numbered
+from cloudme.operations import clones, forks, instant, networks, power
+
+
+def instantiate(args: argparse.Namespace) -> list[Machine] | None:
+    """Returns the machines, in the order of the requests; None after a dry run."""
+    store, settings = cli.store(args), cli.settings(args)
+    wanted = requests.read(args, store)
+    host = cli.host(args)
+    network = store.network() or settings.network()
+    accel = "" if args.no_start else power.accelerator(host, settings)
+    reasons: dict[str, str] = {}
+
+    def based(machine: Machine) -> Machine:
+        assert machine.template
+        folder = store.world.warm(machine.template)
+        if args.cold or args.no_start or not (args.instant or warm.manifest(folder)):
+            return machine
+        if why := warm.why_not(host, folder, machine, accel):
+            reasons[machine.template] = why
+            if args.instant:
+                raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",
+                                      hint=f"vmwarm {machine.template}")
+            return machine
+        return dataclasses.replace(machine, bases=(os.path.relpath(folder, store.world.data),))
+
+    if not args.no_start:
+        power.check(host, store, [], [network.bridge])
+        cli.tell_accelerator(args, host, settings)
+    with cli.transaction(args, host) as transaction, clones.making(
+            transaction, store, wanted, settings, based) as machines:
+        for template, why in reasons.items():
+            cli.teller(args)(f"clones of {template} boot, its RAM image cannot be used: {why}")
+        if transaction.dry_run:
+            return None
+        networks.refresh_names(host, store)
+        if not args.no_start:
+            instant.start(transaction, store, [machine for machine in machines if machine.bases], settings, accel=accel)
+            power.start(transaction, store, [machine for machine in machines if not machine.bases], settings)
+    return machines
+
+
+def fork(args: argparse.Namespace) -> list[Machine] | None:
+    """Likewise, of a machine that runs."""
+    store, settings = cli.store(args), cli.settings(args)
+    machine = store.machine(cli.one_of(index.names(store.world.machines), cli.named(args) or "", "machine"))
+    request = _request(args, machine)
+    host = cli.host(args)
+    forks.check(host, store, machine)
+    accel = power.accelerator(host, settings)
+    moment = forks.Moment(store, machine, forks.name(store, machine), accel, cli.teller(args))
+
+    def based(clone: Machine) -> Machine:
+        base = os.path.relpath(moment.folder, store.world.data)
+        disks = tuple(Disk(file=disk_file(index), size_bytes=disk.size_bytes)
+                      for index, disk in enumerate(machine.disks))
+        return dataclasses.replace(clone, shape=machine.shape, disks=disks, access=machine.access,
+                                   bases=(*machine.bases, base))
+
+    with cli.transaction(args, host) as transaction:
+        transaction.apply([moment])
+        with clones.making(transaction, store, [request], settings, based) as machines:
+            if transaction.dry_run:
+                return None
+            networks.refresh_names(host, store)
+            instant.start(transaction, store, machines, settings, accel=accel, old=machine.nics)
+    return machines
+
+
+def _request(args: argparse.Namespace, machine: Machine) -> CloneRequest:
+    if args.count < 1:
+        raise UsageError(f"{args.count} is no number of clones")
+    if machine.template is None:
+        raise HostUnavailable(f"'{machine.name}' stands on no template: it cannot be forked")
+    prefix = Name(args.prefix or machine.name.rstrip("0123456789"), "prefix of names")
+    numbered(prefix, args.count - 1)
+    return CloneRequest(
+        template=machine.template, count=args.count, group=Name(args.group or machine.group, "name of a group"),
+        type=Name(args.type or machine.type, "name of a type"), prefix=prefix)
+
+
+def show(args: argparse.Namespace, machines: list[Machine] | None) -> None:
+    """Print the names, one a line, or what is documented as JSON."""
+    if machines is None:
+        return
+    if args.json:
+        cli.print_json([{"name": m.name, "group": m.group, "type": m.type, "address": m.address} for m in machines])
+    else:
+        print("\n".join(machine.name for machine in machines))
