@@ -77,4 +77,4 @@ def race(
     print(f"\n{title} : {name} ({len(spent)} of {RACES} rounds succeeded, {failed} failed)\n"
           f"  {statistics.median(a for a, _ in spent):.3f} s : {statistics.median(b for _, b in spent):.3f} s; ratio "
           f"{statistics.median(ratios):.2f}, p90 {ratios[int(0.9 * (len(ratios) - 1) + 0.5)]:.2f} "
-          f"(wanted {bound}, aim {aim:.2g})", flush=True)
+          f"(wanted {bound}, aim {aim:.3g})", flush=True)
