@@ -16,6 +16,7 @@ from cloudme.qemu import hardware
 
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
+CLONES_CODE_MIB = 96
 SERIAL_LOG = "console.log"
 FIRMWARE_LOG = "firmware.log"
 OUTPUT = "qemu.log"
@@ -100,7 +101,7 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-uuid", launch.uuid,
         "-nodefaults", "-no-user-config",
         "-machine", f"{launch.machine},memory-backend=ram0,vmport=off,hpet=off,dump-guest-core=off",
-        "-accel", launch.accel + (",thread=multi" if launch.accel == "tcg" else ""),
+        "-accel", launch.accel + _translation(launch),
         "-cpu", launch.cpu,
         "-smp", str(launch.vcpus),
         "-m", f"{launch.ram_mib}M",
@@ -130,6 +131,13 @@ def fingerprint(launch: Launch) -> str:
              for part in launch.parts]
     seen = [launch.machine, launch.accel, launch.cpu, launch.vcpus, launch.ram_mib, parts]
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def _translation(launch: Launch) -> str:
+    """QEMU caches 1 GiB of translated code, if it may; an idle clone keeps what its first second took."""
+    if launch.accel != "tcg":
+        return ""
+    return ",thread=multi" + (f",tb-size={CLONES_CODE_MIB}" if launch.incoming else "")
 
 
 def option(part: Part) -> list[str]:
