@@ -12,17 +12,19 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Interface
 from typing import TypeVar
 
 from cloudme import index, layout
 from cloudme.errors import AlreadyExists, Busy, NotFound, NotPermitted, StoreError
 from cloudme.formats import records
 from cloudme.layout import World
+from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import WARMING, Image, Machine, Template
 from cloudme.model.names import Name
-from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
+from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses, site6, slaac
 from cloudme.model.ports import Host, Target
 
 T = TypeVar("T")
@@ -98,10 +100,94 @@ def take_lock(path: str, *, shared: bool = False) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """The records of one world."""
+class Networks:
+    """The networks of one world, and whose their addresses are."""
 
     world: World
+
+    def network_of(self, settings: Settings, name: str = DEFAULT_NETWORK) -> Network:
+        """The network as it was last started or created; the default one, else, as the settings have it."""
+        if found := self.network(name):
+            return found
+        if name == DEFAULT_NETWORK:
+            return self.designed(settings)
+        raise NotFound(f"no network '{name}'", hint=f"cmnet create {name} --cidr ...; cmnet list")
+
+    def designed(self, settings: Settings) -> Network:
+        """The default network as the settings have it."""
+        return settings.network(self.site6(DEFAULT_NETWORK))
+
+    def site6(self, name: str) -> IPv6Interface:
+        """The IPv6 address of a bridge of ours, where nobody chose one: always the same here, and on no other host."""
+        return site6(f"{_host_seed()}{self.world.data}", f"{self.world.realm}/{name}")
+
+    def networks_of(self, settings: Settings, machines: Iterable[Machine]) -> dict[Name, Network]:
+        """The networks that machines have cards in, by name."""
+        names = dict.fromkeys(nic.network for machine in machines for nic in machine.nics)
+        return {name: self.network_of(settings, name) for name in names}
+
+    def networks(self) -> list[Network]:
+        """Those that were started or created, sorted by name."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for file in sorted(os.listdir(self.world.networks)):
+                if file.endswith(".json") and not file.startswith(".") and (one := self.network(file[:-len(".json")])):
+                    found.append(one)
+        return found
+
+    def owners(self, network: str) -> dict[str, str]:
+        """Who has which address of the network: address -> name. What a crash left owns nothing."""
+        alive = {name for name in index.names(self.world.machines)
+                 if index.state(self.world.machine(name), layout.MACHINE_RECORD) != "debris"}
+        return {address: name for name, (_, address) in self.reservations(network).items()
+                if name in alive or name.startswith(TEMPLATE_PREFIX)}
+
+    def network(self, name: str = DEFAULT_NETWORK) -> Network | None:
+        """The network as it was last started; None where it never was."""
+        try:
+            return read(self.world.network_record(name), records.network, f"no network '{name}'", hint="cmnet start")
+        except NotFound:
+            return None
+
+    def publish_network(self, network: Network) -> None:
+        os.makedirs(self.world.networks, exist_ok=True)
+        write_atomic(self.world.network_record(network.name), records.dump(network))
+
+    def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
+        """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
+        folder = self.world.reservations(network)
+        taken: dict[Name, tuple[str, str]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for file in os.listdir(folder):
+                if file.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as text:
+                    mac, address, _ = text.read().strip().split(",")
+                    taken[Name(file)] = mac, address
+        return taken
+
+    def reserve(self, network: Network, name: str, mac: str, address: str) -> None:
+        """Write the reservation (dnsmasq's `dhcp-host` syntax) and the name (hosts(5)); dnsmasq sees both at once."""
+        names = f"{name}.{network.domain} {name}\n"
+        address6 = slaac(network, mac)
+        for folder, line in (
+            (self.world.host_names(network.name), f"{address} {names}" + (f"{address6} {names}" if address6 else "")),
+            (self.world.reservations(network.name), f"{mac},{address},{name}\n"),
+        ):
+            with reported(folder):
+                os.makedirs(folder, exist_ok=True)
+            write_atomic(os.path.join(folder, name), line)
+
+    def release(self, network: str, name: str) -> None:
+        """Undo `reserve`; dnsmasq forgets a reservation only at its next reload."""
+        for folder in (self.world.reservations(network), self.world.host_names(network)):
+            with reported(folder), contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Networks):
+    """The records of one world."""
 
     # folders
 
@@ -208,9 +294,14 @@ class Store:
             raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}")
         return Target(
             name=machine.name, address=machine.address, user=machine.access.user,
-            key_file=os.path.join(self.world.template(machine.access.key_of), "ssh_key"),
+            key_file=self._key_file(machine),
             known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
         )
+
+    def _key_file(self, machine: Machine) -> str:
+        if machine.access.key_of is None:
+            return machine.access.key_file or ""
+        return os.path.join(self.world.template(machine.access.key_of), "ssh_key")
 
     def boot_template(self, template: Template, network: Network) -> Machine:
         """The template as a machine of this realm that can be started, with an address reserved for it here.
@@ -227,8 +318,8 @@ class Store:
                 address = free_addresses(network, [taken for _, taken in reservations.values()], 1)[0]
                 self.reserve(network, name, template.nic.mac, address)
         cdrom = template.iso if template.iso and os.path.exists(template.iso) else None
-        return dataclasses.replace(
-            machine, cdrom=cdrom, nics=(dataclasses.replace(template.nic, address=address),))
+        nic = dataclasses.replace(template.nic, address=address, address6=slaac(network, template.nic.mac))
+        return dataclasses.replace(machine, cdrom=cdrom, nics=(nic,))
 
     def forget_template(self, name: str, network: str = DEFAULT_NETWORK) -> None:
         """Give a template's address in this realm back."""
@@ -256,47 +347,18 @@ class Store:
     def templates_of(self, image: str) -> list[str]:
         return [template.name for template in self.templates() if template.image == image]
 
-    # networks
+    def machines_on(self, image: str) -> list[str]:
+        """Likewise of the machines whose disk stands on `image` itself."""
+        return _everywhere(self.world, lambda machine: machine.image == image)
 
-    def network(self, name: str = DEFAULT_NETWORK) -> Network | None:
-        """The network as it was last started; None where it never was."""
-        try:
-            return read(self.world.network_record(name), records.network, f"no network '{name}'", hint="cmnet start")
-        except NotFound:
-            return None
 
-    def publish_network(self, network: Network) -> None:
-        os.makedirs(self.world.networks, exist_ok=True)
-        write_atomic(self.world.network_record(network.name), records.dump(network))
-
-    def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
-        """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
-        folder = self.world.reservations(network)
-        taken: dict[Name, tuple[str, str]] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for file in os.listdir(folder):
-                if file.startswith("."):
-                    continue
-                with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as text:
-                    mac, address, _ = text.read().strip().split(",")
-                    taken[Name(file)] = mac, address
-        return taken
-
-    def reserve(self, network: Network, name: str, mac: str, address: str) -> None:
-        """Write the reservation (dnsmasq's `dhcp-host` syntax) and the name (hosts(5)); dnsmasq sees both at once."""
-        for folder, line in (
-            (self.world.host_names(network.name), f"{address} {name}.{network.domain} {name}\n"),
-            (self.world.reservations(network.name), f"{mac},{address},{name}\n"),
-        ):
-            with reported(folder):
-                os.makedirs(folder, exist_ok=True)
-            write_atomic(os.path.join(folder, name), line)
-
-    def release(self, network: str, name: str) -> None:
-        """Undo `reserve`; dnsmasq forgets a reservation only at its next reload."""
-        for folder in (self.world.reservations(network), self.world.host_names(network)):
-            with reported(folder), contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+def _host_seed() -> str:
+    """What tells this host from others: its machine-id(5), else its name."""
+    try:
+        with open("/etc/machine-id", encoding="ascii") as file:
+            return file.read().strip() or os.uname().nodename
+    except OSError:
+        return os.uname().nodename
 
 
 def _everywhere(own: World, wanted: Callable[[Machine], bool]) -> list[str]:

@@ -22,6 +22,7 @@ _cloudme_names() {
     templates) set -- "$data"/templates/*/template.json ;;
     realms) set -- "$data"/realms/*/machines ;;
     images) set -- "$data"/images/*.json ;;
+    networks) set -- "${machines%machines}"networks/*.json ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return
@@ -30,7 +31,7 @@ _cloudme_names() {
     esac
     for file; do
         [[ -e $file ]] || continue
-        [[ $file == *images/*.json ]] && file=${file%.json}/
+        [[ $file == *.json && $file != */machine.json && $file != */template.json ]] && file=${file%.json}/
         file=${file%/*}
         printf '%s\n' "${file##*/}"
     done
@@ -127,9 +128,9 @@ _cloudme_cmimage() {
 complete -F _cloudme_cmimage cmimage
 
 _cloudme_cmnet() {
-    _cloudme_answer '--resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '--resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
-        '=start=stop=status=reload'
+    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
+        '=start=stop=status=reload=create=delete=list networks'
 }
 complete -F _cloudme_cmnet cmnet
 
@@ -169,8 +170,8 @@ _cloudme_vmfork() {
 complete -F _cloudme_vmfork vmfork
 
 _cloudme_vminstantiate() {
-    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
 complete -F _cloudme_vminstantiate vminstantiate

@@ -35,6 +35,9 @@ function __cloudme_values
             case images
                 set found $data/images/*.json
                 set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
+            case networks
+                set found (string replace -r 'machines$' networks $machines)/*.json
+                set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
             case folders
                 __fish_complete_directories
             case groups types
@@ -91,7 +94,17 @@ complete -c cmimage -n '__fish_seen_subcommand_from remove; and __cloudme_at 2 -
 complete -c cmimage -n '__fish_seen_subcommand_from remove' -s h -l help -d 'show this help message and exit'
 complete -c cmimage -n '__fish_seen_subcommand_from remove' -l dry-run -d 'print what would be done, and change nothing'
 complete -c cmnet -f
-complete -c cmnet -n '__cloudme_at 1 --resolve --realm' -x -a 'start stop status reload'
+complete -c cmnet -n '__cloudme_at 1 --bridge --cidr --gateway --dhcp-range --dns --domain --ipv6 --resolve --realm' -x -a 'start stop status reload create delete list'
+complete -c cmnet -n '__cloudme_at 2 --bridge --cidr --gateway --dhcp-range --dns --domain --ipv6 --resolve --realm' -x -a '(__cloudme_values networks)'
+complete -c cmnet -l bridge -x -d 'create: the bridge (default: cm-NETWORK)'
+complete -c cmnet -l external -d 'create: the bridge and all on it are somebody else\'s'
+complete -c cmnet -l cidr -x -d 'create: its addresses, as 10.44.0.0/24'
+complete -c cmnet -l gateway -x -d 'create: the gateway\'s (default: the first address)'
+complete -c cmnet -l dhcp-range -x -d 'create: what is handed out (default: all others)'
+complete -c cmnet -l dns -x -d 'create: name servers of the guests (default: the gateway)'
+complete -c cmnet -l domain -x -d 'create: the machines\' domain (default: NETWORK and the usual one)'
+complete -c cmnet -l ipv6 -x -d 'create: the bridge\'s IPv6 address, or none (default: a ULA)'
+complete -c cmnet -l no-nat -d 'create: no masquerading'
 complete -c cmnet -l resolve -x -a 'auto resolved networkmanager hosts none' -d 'how names of machines resolve on the host (default: as cloudme.toml has it, else auto)'
 complete -c cmnet -l dry-run -d 'print what would be done, and change nothing'
 complete -c cmnet -l json -d 'print the result as JSON'
@@ -171,7 +184,7 @@ complete -c vmfork -s v -l verbose -d 'say each step on stderr'
 complete -c vmfork -s q -l quiet -d 'say nothing but results and errors'
 complete -c vmfork -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c vminstantiate -f
-complete -c vminstantiate -n '__cloudme_at 1 -n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --accel --realm' -x -a '(__cloudme_values templates)'
+complete -c vminstantiate -n '__cloudme_at 1 -n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --accel --realm' -x -a '(__cloudme_values templates)'
 complete -c vminstantiate -s n -l name-of -x -a '(__cloudme_values templates)' -d 'the same as an option'
 complete -c vminstantiate -s f -l file -r -F -d 'read a group file; - is standard input'
 complete -c vminstantiate -s C -l count -x -d 'how many (default: 1)'
@@ -180,6 +193,8 @@ complete -c vminstantiate -s t -l type -x -a '(__cloudme_values types)' -d 'thei
 complete -c vminstantiate -l name -x -d 'what their names begin with'
 complete -c vminstantiate -s m -l memory -x -d 'memory, if not the template\'s; a bare number is MiB'
 complete -c vminstantiate -s c -l cpus -x -d 'virtual CPUs, if not the template\'s'
+complete -c vminstantiate -l network -x -a '(__cloudme_values networks)' -d 'a card in this network (default: default); again for one more card'
+complete -c vminstantiate -l ip -x -d 'the addresses of the first cards'
 complete -c vminstantiate -l instant -d 'insist on a RAM image (vmwarm)'
 complete -c vminstantiate -l cold -d 'boot, whatever RAM image there is'
 complete -c vminstantiate -l no-start -d 'make them, do not start them'

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import CloudMeError, PeerError, SpecError
@@ -145,6 +145,7 @@ class FakeNet:
     forwards: bool = False
     holder: str | None = None
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
@@ -158,8 +159,17 @@ class FakeNet:
     def add_bridge(self, bridge: str, mac: str) -> None:
         self.known[bridge] = Link(name=bridge, kind="bridge", up=False)
 
-    def set_bridge(self, bridge: str, alias: str, address: IPv4Interface) -> None:
-        self.known[bridge] = Link(name=bridge, kind="bridge", alias=alias, addresses=(address,))
+    def set_bridge(
+        self, bridge: str, alias: str, address: IPv4Interface, address6: IPv6Interface | None,
+    ) -> None:
+        self.known[bridge] = Link(name=bridge, kind="bridge", alias=alias, addresses=(address,),
+                                  addresses6=(address6,) if address6 else ())
+
+    def ipv6(self) -> bool:
+        return True
+
+    def arp(self, bridge: str, addresses: Sequence[str], *, wait_s: float = 0.3) -> Mapping[str, str]:
+        return {address: mac for address, mac in self.others.items() if address in addresses}
 
     def remove_link(self, name: str) -> None:
         self.known.pop(name, None)

@@ -44,7 +44,7 @@ def addressed(args: argparse.Namespace, store: Store, found: Machine) -> Machine
     """A template gets an address in this realm; a machine has its own."""
     if not found.is_template:
         return found
-    return store.boot_template(store.template(found.name), store.network() or cli.settings(args).network())
+    return store.boot_template(store.template(found.name), store.network_of(cli.settings(args)))
 
 
 def _one(known: Sequence[str], text: str | None, what: str, folder: Callable[[str], str]) -> str:

@@ -41,8 +41,8 @@ def known(kind: str, realm: str | None) -> list[str]:
 
 
 def _names(kind: str, world: layout.World) -> Iterator[str]:
-    if kind == "images":
-        for file in os.listdir(world.images):
+    if kind in ("images", "networks"):
+        for file in os.listdir(world.images if kind == "images" else world.networks):
             if file.endswith(".json") and not file.startswith("."):
                 yield file.removesuffix(".json")
     elif kind == "realms":

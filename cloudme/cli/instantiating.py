@@ -19,7 +19,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
     store, settings = cli.store(args), cli.settings(args)
     wanted = requests.read(args, store)
     host = cli.host(args)
-    network = store.network() or settings.network()
+    on = {name: store.network_of(settings, name) for request in wanted for name in request.networks}
     accel = "" if args.no_start else power.accelerator(host, settings)
     reasons: dict[str, str] = {}
 
@@ -28,7 +28,8 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
         folder = store.world.warm(machine.template)
         if args.cold or args.no_start or not (args.instant or warm.manifest(folder)):
             return machine
-        if why := warm.why_not(host, folder, machine, accel):
+        static = any(nic.static for nic in machine.nics)
+        if why := "its address is told by a seed, at a boot" if static else warm.why_not(host, folder, machine, accel):
             reasons[machine.template] = why
             if args.instant:
                 raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",
@@ -37,7 +38,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
         return dataclasses.replace(machine, bases=(os.path.relpath(folder, store.world.data),))
 
     if not args.no_start:
-        power.check(host, store, [], [network.bridge])
+        power.check(host, store, [], on.values())
         cli.tell_accelerator(args, host, settings)
     with cli.transaction(args, host) as transaction, clones.making(
             transaction, store, wanted, settings, based) as machines:
@@ -87,7 +88,8 @@ def _request(args: argparse.Namespace, machine: Machine) -> CloneRequest:
     prefix = Name(args.prefix or machine.name.rstrip("0123456789"), "prefix of names")
     numbered(prefix, args.count - 1)
     return CloneRequest(
-        template=machine.template, count=args.count, group=Name(args.group or machine.group, "name of a group"),
+        template=machine.template, count=args.count, networks=tuple(nic.network for nic in machine.nics),
+        group=Name(args.group or machine.group, "name of a group"),
         type=Name(args.type or machine.type, "name of a type"), prefix=prefix)
 
 

@@ -28,7 +28,7 @@ def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
     if not args.no_configure and (bare := sorted({machine.type for machine in machines} - set(whose))):
         cli.teller(args, verbose=True)(f"no playbook for type {', '.join(bare)}")
     host.playbooks.check(sorted(set(whose.values())))
-    power.check(host, store, machines, [(store.network() or settings.network()).bridge])
+    power.check(host, store, machines, store.networks_of(settings, machines).values())
     with cli.transaction(args, host) as transaction:
         if any(not store.is_running(machine) for machine in machines):
             cli.tell_accelerator(args, host, settings)

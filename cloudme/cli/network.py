@@ -5,52 +5,127 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from typing import TypeVar
 
 from cloudme import cli
 from cloudme.cli import wiring
-from cloudme.errors import ConfigError, NotFound
+from cloudme.errors import ConfigError, NotFound, UsageError
 from cloudme.model.hostconfig import Resolve
-from cloudme.model.network import Network
+from cloudme.model.names import Name
+from cloudme.model.network import DEFAULT_NETWORK, Network, whole_range
 from cloudme.operations import networks
+from cloudme.store import Store
+
+T = TypeVar("T")
+
+CREATE_ONLY = ("bridge", "cidr", "gateway", "dhcp_range", "dns", "domain", "ipv6")
 
 
-def _wanted(args: argparse.Namespace) -> Network:
-    network = cli.settings(args).network()
-    return dataclasses.replace(network, resolve=Resolve(args.resolve)) if args.resolve else network
+def run(args: argparse.Namespace) -> int | None:
+    """Raises UsageError for options that do not go with the action."""
+    given = [option for option in CREATE_ONLY if getattr(args, option) is not None]
+    given += [option for option in ("external", "no_nat") if getattr(args, option)]
+    if given and args.action != "create":
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with create", hint="cmnet create NAME ...")
+    if args.action in ("create", "delete") and not args.name:
+        raise UsageError("the name of a network is wanted", hint=f"cmnet {args.action} NAME")
+    actions = {"start": start, "stop": stop, "reload": reload, "create": create, "delete": delete, "list": listed,
+               "status": status}
+    return actions[args.action](args)
+
+
+def _named(args: argparse.Namespace, store: Store) -> list[Network]:
+    """The network that is named, else all: the default one and those that were created. --resolve is laid over them."""
+    if args.name and args.name != DEFAULT_NETWORK:
+        found = [store.network_of(cli.settings(args), args.name)]
+    else:
+        found = [_default(args, store)]
+        if not args.name:
+            found += [network for network in store.networks() if network.name != DEFAULT_NETWORK]
+    resolve = Resolve(args.resolve) if args.resolve else None
+    return [dataclasses.replace(network, resolve=resolve) if resolve else network for network in found]
+
+
+def _default(args: argparse.Namespace, store: Store) -> Network:
+    """As cloudme.toml has it, whatever it is now."""
+    return store.designed(cli.settings(args))
 
 
 def start(args: argparse.Namespace) -> None:
-    store, network = cli.store(args), _wanted(args)
+    store = cli.store(args)
+    _begin(args, store, _named(args, store))
+
+
+def create(args: argparse.Namespace) -> None:
+    store = cli.store(args)
+    _begin(args, store, [_wanted(args, store)])
+
+
+def _begin(args: argparse.Namespace, store: Store, wanted: Sequence[Network]) -> None:
     say = print if args.dry_run else cli.teller(args, verbose=True)
+    begin = networks.create if args.action == "create" else networks.start
     with (wiring.founded(store.world, dry_run=args.dry_run, say=say) as host,
           cli.transaction(args, host) as transaction):
-        networks.start(transaction, store, network)
+        for network in wanted:
+            begin(transaction, store, network)
 
 
 def reload(args: argparse.Namespace) -> None:
-    store, network = cli.store(args), _wanted(args)
+    store = cli.store(args)
+    wanted = _named(args, store)
     host = cli.host(args)
     with cli.transaction(args, host) as transaction:
-        networks.reload(transaction, store, network)
+        for network in wanted:
+            networks.reload(transaction, store, network)
 
 
 def stop(args: argparse.Namespace) -> None:
-    store, network = cli.store(args), _wanted(args)
+    store = cli.store(args)
+    wanted = _named(args, store)
     host = wiring.visiting(store.world)
     with cli.transaction(args, host) as transaction:
-        networks.stop(transaction, store, network)
-        transaction.apply(wiring.abandon(store.world))
+        for network in wanted:
+            networks.stop(transaction, store, network)
+        if not args.name or not _others(args, store):
+            transaction.apply(wiring.abandon(store.world))
+
+
+def _others(args: argparse.Namespace, store: Store) -> bool:
+    """Whether the realm has a network of ours but the one that is named."""
+    return any(network.name != args.name and not network.external for network in store.networks())
+
+
+def delete(args: argparse.Namespace) -> None:
+    store = cli.store(args)
+    host = wiring.visiting(store.world)
+    with cli.transaction(args, host) as transaction:
+        networks.delete(transaction, store, args.name)
+
+
+def listed(args: argparse.Namespace) -> None:
+    store = cli.store(args)
+    host = wiring.visiting(store.world)
+    found = [networks.status(host, store, network) for network in _named(args, store)]
+    if args.json:
+        cli.print_json([dataclasses.asdict(one) for one in found])
+        return
+    cli.print_table(
+        ([one.network, one.bridge, one.address, one.address6 or "-", "external" if one.external else "ours",
+          _state(one), " ".join(one.machines) or "-"] for one in found),
+        ("network", "bridge", "address", "ipv6", "kind", "state", "running machines"))
 
 
 def status(args: argparse.Namespace) -> int:
     store = cli.store(args)
-    found = networks.status(wiring.visiting(store.world), store, _wanted(args))
+    found = networks.status(wiring.visiting(store.world), store, _named(args, store)[0])
     if args.json:
         cli.print_json(dataclasses.asdict(found) | {"ok": found.started and not found.amiss})
     else:
         rows = [
-            ("bridge", f"{found.bridge} {found.address}"),
-            ("state", "not started" if not found.started else "amiss" if found.amiss else "started"),
+            ("bridge", " ".join(filter(None, (found.bridge, found.address, found.address6)))),
+            ("state", _state(found)),
             ("dhcp", f"{found.dhcp}: {found.reservations} reserved, {found.leases} leased"),
             ("dns", f"*.{found.domain}, on the host: {found.resolve}"),
             ("machines", " ".join(found.machines) or "none runs"),
@@ -63,4 +138,51 @@ def status(args: argparse.Namespace) -> int:
     return ConfigError.exit_status if found.amiss else os.EX_OK
 
 
-ACTIONS = {"start": start, "stop": stop, "status": status, "reload": reload}
+def _state(found: networks.Status) -> str:
+    return "not started" if not found.started else "amiss" if found.amiss else "started"
+
+
+def _wanted(args: argparse.Namespace, store: Store) -> Network:
+    """The network that the options of create describe."""
+    name, settings = Name(args.name, "name of a network"), cli.settings(args)
+    if not args.cidr or (args.external and not args.bridge):
+        what = "--cidr" if not args.cidr else "--bridge"
+        raise UsageError(f"{what} is wanted", hint="cmnet create lan --bridge br0 --external --cidr 192.168.86.0/24")
+    address = _gateway(args.cidr, args.gateway)
+    first, last = (None, None) if args.external else whole_range(address)
+    if args.dhcp_range:
+        first, last = _converted(lambda: _ends(args.dhcp_range), "--dhcp-range", "FIRST-LAST")
+    address6 = None if args.external else store.site6(name)
+    if args.ipv6:
+        address6 = None if args.ipv6 == "none" else _converted(lambda: IPv6Interface(args.ipv6), "--ipv6", "fd12::1/64")
+    dns = _converted(lambda: tuple(IPv4Address(one.strip()) for one in args.dns.split(",")), "--dns", "ADDRESS,...") \
+        if args.dns else ()
+    return Network(
+        name=name, bridge=args.bridge or f"cm-{name}"[:15], address=address, dhcp_first=first, dhcp_last=last,
+        domain=args.domain or f"{name}.{settings.domain}", nat=not (args.no_nat or args.external),
+        resolve=args.resolve or settings.resolve, external=args.external, address6=address6, dns=dns)
+
+
+def _ends(text: str) -> tuple[IPv4Address, IPv4Address]:
+    first, last = text.split("-")
+    return IPv4Address(first.strip()), IPv4Address(last.strip())
+
+
+def _gateway(cidr: str, gateway: str | None) -> IPv4Interface:
+    """The gateway's address with the prefix: as it is said, else the first of the network."""
+    whole = _converted(lambda: IPv4Interface(cidr), "--cidr", "192.168.86.0/24")
+    if gateway:
+        ip = _converted(lambda: IPv4Address(gateway), "--gateway", "an address")
+        if ip not in whole.network:
+            raise UsageError(f"the gateway {ip} is not in {whole.network}")
+    else:
+        ip = whole.ip if whole.ip != whole.network.network_address else whole.network.network_address + 1
+    return IPv4Interface((ip, whole.network.prefixlen))
+
+
+def _converted(convert: Callable[[], T], option: str, form: str) -> T:
+    """Raises UsageError where the option is no such thing."""
+    try:
+        return convert()
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", hint=f"{option} {form}") from None

@@ -11,6 +11,7 @@ from cloudme.formats import groupfiles
 from cloudme.model import units
 from cloudme.model.machine import CloneRequest, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, Name, numbered
+from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.store import Store
 
 
@@ -20,7 +21,7 @@ def read(args: argparse.Namespace, store: Store) -> list[CloneRequest]:
     if bool(name) == bool(args.file):
         raise UsageError("either a template or a group file is wanted", hint="vminstantiate -n TEMPLATE, or -f FILE")
     if args.file:
-        own = ("group", "type", "prefix", "memory", "cpus", "count")
+        own = ("group", "type", "prefix", "memory", "cpus", "count", "network", "ip")
         if given := [option for option in own if getattr(args, option) is not None]:
             raise UsageError(f"--{given[0]} does not go with a file: its lines say that")
         return from_file(args.file, store)
@@ -57,5 +58,16 @@ def _one(args: argparse.Namespace, template: Name) -> CloneRequest:
     Shape(vcpus=1 if args.cpus is None else args.cpus, ram_mib=ram_mib or 32)
     return CloneRequest(
         template=template, count=count, group=group, type=Name(args.type or DEFAULT_TYPE, "name of a type"),
-        prefix=prefix, ram_mib=ram_mib, vcpus=args.cpus,
+        prefix=prefix, ram_mib=ram_mib, vcpus=args.cpus, addresses=_addresses(args.ip, count),
+        networks=groupfiles.networks(args.network or [DEFAULT_NETWORK]),
     )
+
+
+def _addresses(text: str | None, count: int) -> tuple[str, ...]:
+    """The first `count` of the range. Raises UsageError where it has fewer."""
+    if text is None:
+        return ()
+    found = address_range(text)
+    if len(found) < count:
+        raise UsageError(f"{text} are {len(found)} addresses, and {count} machines are wanted")
+    return found[:count]

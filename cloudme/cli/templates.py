@@ -29,9 +29,9 @@ def make(args: argparse.Namespace, name: Name) -> None:
         return
     host = cli.host(args)
     boots = bool(wanted.iso) or not args.no_prepare
-    network = store.network() or settings.network()
+    network = store.network_of(settings)
     if boots:
-        power.check(host, store, [], [network.bridge])
+        power.check(host, store, [], [network])
     with cli.transaction(args, host) as transaction:
         template = templates.make(transaction, store, wanted, default_disk_bytes=settings.disk_bytes)
         if transaction.dry_run:
@@ -53,11 +53,11 @@ def _prepare(
 ) -> None:
     """Start a template, await it, let `change` act on it, bring it to the standard, power it off."""
     host, say = transaction.host, cli.teller(args)
-    network = store.network() or settings.network()
+    network = store.network_of(settings)
     machine = store.boot_template(template, network)
     networks.refresh_names(host, store)  # its address may have been somebody else's: dnsmasq has to forget that
     if template.access.seeded:
-        seed.write(host, store, machine, network)
+        seed.write(host, store, machine, {network.name: network})
     cli.tell_accelerator(args, host, settings)
     power.start(transaction, store, [machine], settings)
     readiness.wait(host, store, [machine], "ssh", timeout_s=settings.boot_timeout_s, say=say)
@@ -76,7 +76,7 @@ def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> N
     templates.without_clones(store, template)
     playbook = text_template("upgrade.yml", store.world.config)
     host.playbooks.check([playbook])
-    power.check(host, store, [], [(store.network() or settings.network()).bridge])
+    power.check(host, store, [], [store.network_of(settings)])
 
     def change(machine: Machine) -> None:
         reports = playbooks.configure(host, store, [machine], {machine.type: playbook}, cli.teller(args))

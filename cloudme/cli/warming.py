@@ -37,7 +37,7 @@ def _make(args: argparse.Namespace, store: Store, name: Name) -> None:
         readiness.wait(host, store, [machine], "agent", timeout_s=settings.boot_timeout_s, say=say)
 
     with cli.transaction(args, host) as transaction:
-        made = warming.make(transaction, store, template, store.network() or settings.network(),
+        made = warming.make(transaction, store, template, store.network_of(settings),
                             accel=power.accelerator(host, settings), wait=wait, say=say)
     if not made:
         say(f"template {name} has a valid RAM image")

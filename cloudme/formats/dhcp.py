@@ -21,12 +21,15 @@ _COMMENT = re.compile(r'comment "([^"]*)"')
 def configuration(network: Network, world: World, *, user: str, resolv_file: str | None) -> str:
     """The text of dnsmasq's configuration.
 
+    network:      one whose DHCP is ours.
     user:         whom dnsmasq becomes; '' where it stays who it is.
     resolv_file:  where it finds the name servers to ask about other domains; None where it asks nobody.
     """
+    assert network.dhcp_first and network.dhcp_last
     return render.text(
         "dnsmasq.conf.j2", world.config, bridge=network.bridge, address=network.address.ip,
-        first=network.dhcp_first, netmask=network.address.netmask, domain=network.domain,
+        address6=network.address6, prefix6=network.address6.network.network_address if network.address6 else None,
+        dns=network.dns, first=network.dhcp_first, netmask=network.address.netmask, domain=network.domain,
         lease_max=max(LEASES_MIN, int(network.dhcp_last) - int(network.dhcp_first) + 1),
         reservations=world.reservations(network.name), host_names=world.host_names(network.name),
         leases=world.leases(network.name), pid_file=world.dnsmasq(network.name, "pid"),

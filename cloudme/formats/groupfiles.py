@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from cloudme.errors import SpecError, UsageError
 from cloudme.model import units
 from cloudme.model.machine import CloneRequest, Shape
 from cloudme.model.names import DEFAULT_TYPE, TEMPLATES, Name, numbered
+from cloudme.model.network import DEFAULT_NETWORK
 
+MAX_CARDS = 4
+"""One in each root port (qemu/hardware.py)."""
 MAX_DISKS = 7
 """Extra disks of one machine: eight functions of one PCI slot, less the system's (qemu/hardware.py, disk)."""
 
-OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5"
+OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab"
 FORM = f"template:count:group:type[:options], options {OPTIONS}"
 
 
@@ -71,6 +74,7 @@ def _request(line: str, path: str, templates: Container[str], where: str) -> tup
         ram_mib=_ram(options["mem"]) if "mem" in options else None,
         vcpus=_cpus(options["cpu"]) if "cpu" in options else None,
         extra_disks=_disks(options["dsk"]) if "dsk" in options else (),
+        networks=networks(options["net"].split(",")) if "net" in options else (DEFAULT_NETWORK,),
     )
     return request, options.get("name")
 
@@ -79,12 +83,21 @@ def _options(text: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(";"))):
         key, separator, value = item.partition("=")
-        if key not in ("mem", "cpu", "name", "dsk") or not separator or not value:
+        if key not in ("mem", "cpu", "name", "dsk", "net") or not separator or not value:
             raise UsageError(f"'{item}' is no option ({OPTIONS})")
         if key in options:
             raise UsageError(f"'{key}' stands twice")
         options[key] = value
     return options
+
+
+def networks(names: Sequence[str]) -> tuple[Name, ...]:
+    """Raises UsageError for what is no name, stands twice, or has no slot."""
+    if len(names) > MAX_CARDS:
+        raise UsageError(f"{len(names)} cards are too many: {MAX_CARDS} at most")
+    if len(set(names)) < len(names):
+        raise UsageError("a machine has one card in a network")
+    return tuple(Name(name.strip(), "name of a network") for name in names)
 
 
 def _ram(text: str) -> int:

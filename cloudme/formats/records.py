@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
@@ -14,9 +14,10 @@ from cloudme.model.names import Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 2
+VERSION = 3
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
+    2: lambda raw: raw,  # what is new has a default
 }
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
@@ -71,16 +72,16 @@ def _load(text: str, where: str, build: Callable[[dict[str, Any]], T]) -> T:
 
 def _machine(raw: dict[str, Any]) -> Machine:
     return Machine(**{
-        **raw, "name": Name(raw["name"]), "type": Name(raw["type"]), "template": _maybe_name(raw["template"]),
+        **raw, "name": Name(raw["name"]), "type": Name(raw["type"]), "template": _maybe(Name, raw["template"]),
         "shape": Shape(**raw["shape"]), "disks": tuple(Disk(**disk) for disk in raw["disks"]),
         "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
-        "bases": tuple(raw["bases"]),
+        "bases": tuple(raw["bases"]), "image": _maybe(Name, raw.get("image")),
     })
 
 
 def _template(raw: dict[str, Any]) -> Template:
     return Template(**{
-        **raw, "name": Name(raw["name"]), "image": _maybe_name(raw["image"]), "shape": Shape(**raw["shape"]),
+        **raw, "name": Name(raw["name"]), "image": _maybe(Name, raw["image"]), "shape": Shape(**raw["shape"]),
         "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
     })
 
@@ -88,7 +89,9 @@ def _template(raw: dict[str, Any]) -> Template:
 def _network(raw: dict[str, Any]) -> Network:
     return Network(**{
         **raw, "name": Name(raw["name"]), "address": IPv4Interface(raw["address"]),
-        "dhcp_first": IPv4Address(raw["dhcp_first"]), "dhcp_last": IPv4Address(raw["dhcp_last"]),
+        "dhcp_first": _maybe(IPv4Address, raw["dhcp_first"]), "dhcp_last": _maybe(IPv4Address, raw["dhcp_last"]),
+        "address6": _maybe(IPv6Interface, raw.get("address6")),
+        "dns": tuple(IPv4Address(server) for server in raw.get("dns", [])),
     })
 
 
@@ -97,8 +100,8 @@ def _nic(raw: dict[str, Any]) -> Nic:
 
 
 def _access(raw: dict[str, Any]) -> Access:
-    return Access(**{**raw, "key_of": Name(raw["key_of"])})
+    return Access(**{**raw, "key_of": _maybe(Name, raw["key_of"])})
 
 
-def _maybe_name(text: str | None) -> Name | None:
-    return None if text is None else Name(text)
+def _maybe(convert: Callable[[str], T], text: str | None) -> T | None:
+    return None if text is None else convert(text)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import CloudMeError, ConfigError
 from cloudme.model.hostconfig import Accelerator, Resolve, Settings
+from cloudme.model.network import whole_range
 from cloudme.model.units import disk_bytes, ram_mib, seconds
 
 Fields = dict[str, Any]
@@ -34,6 +35,12 @@ def _bool(value: Any) -> bool:
     return value
 
 
+def _ipv6(value: Any) -> str:
+    if isinstance(value, bool):
+        return "auto" if value else "none"
+    return value if value in ("auto", "none") else str(IPv6Interface(value))
+
+
 KEYS: dict[str, Callable[[Any], Fields]] = {
     "defaults.memory": _one("ram_mib", _text(ram_mib)),
     "defaults.cpus": _one("vcpus", int),
@@ -44,6 +51,7 @@ KEYS: dict[str, Callable[[Any], Fields]] = {
     "network.dhcp": _range,
     "network.domain": _one("domain", str),
     "network.nat": _one("nat", _bool),
+    "network.ipv6": _one("ipv6", _ipv6),
     "network.resolve": _one("resolve", Resolve),
     "timeouts.boot": _one("boot_timeout_s", _text(seconds)),
     "timeouts.stop": _one("stop_timeout_s", _text(seconds)),
@@ -67,7 +75,7 @@ def read(files: Iterable[str]) -> Settings:
         fields |= new
         wrong += complaints
     if "address" in fields and "dhcp_first" not in fields:
-        fields |= _whole_network(fields["address"])
+        fields["dhcp_first"], fields["dhcp_last"] = whole_range(fields["address"])
     if wrong:
         raise ConfigError("\n".join(wrong), hint=f"the keys are: {', '.join(KEYS)}")
     return dataclasses.replace(Settings(), **fields)
@@ -100,11 +108,3 @@ def _flat(document: dict[str, Any]) -> Iterable[tuple[str, Any]]:
             yield from ((f"{section}.{key}", value) for key, value in values.items())
         else:
             yield section, values
-
-
-def _whole_network(address: IPv4Interface) -> Fields:
-    """All addresses between the bridge's own and the farther end of its network."""
-    first, last = address.network.network_address + 1, address.network.broadcast_address - 1
-    if int(last) - int(address.ip) >= int(address.ip) - int(first):
-        return {"dhcp_first": address.ip + 1, "dhcp_last": last}
-    return {"dhcp_first": first, "dhcp_last": address.ip - 1}

@@ -11,11 +11,11 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
-from cloudme.host import realm, run, sockets
+from cloudme.host import arp, realm, run, sockets
 from cloudme.model.network import Link
 
 TUN = "/dev/net/tun"
@@ -33,6 +33,9 @@ ARP_COMPLETE = 0x2
 """ATF_COM of linux/if_arp.h."""
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 MAIN_TABLE = 254
+SCOPE_GLOBAL, IFA_F_NODAD = 0, 0x02
+"""linux/rtnetlink.h, linux/if_addr.h."""
+IPV6 = "/proc/sys/net/ipv6/conf"
 
 
 class Links:
@@ -73,6 +76,11 @@ class Links:
             for one in netlink.get_addr(family=socket.AF_INET):
                 text = f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
                 addresses.setdefault(one["index"], []).append(ipaddress.IPv4Interface(text))
+            addresses6: dict[int, list[ipaddress.IPv6Interface]] = {index: [] for index in names}
+            for one in netlink.get_addr(family=socket.AF_INET6):
+                if one["scope"] == SCOPE_GLOBAL:
+                    text = f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
+                    addresses6.setdefault(one["index"], []).append(ipaddress.IPv6Interface(text))
             routes: dict[int, list[ipaddress.IPv4Network]] = {index: [] for index in names}
             for route in netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
                 if (target := route.get_attr("RTA_DST")) and (index := route.get_attr("RTA_OIF")):
@@ -82,7 +90,8 @@ class Links:
                 names[link["index"]]: Link(
                     name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & realm.IFF_UP),
                     alias=link.get_attr("IFLA_IFALIAS") or "", master=names.get(link.get_attr("IFLA_MASTER"), ""),
-                    addresses=tuple(addresses[link["index"]]), routes=tuple(routes[link["index"]]),
+                    addresses=tuple(addresses[link["index"]]), addresses6=tuple(addresses6[link["index"]]),
+                    routes=tuple(routes[link["index"]]),
                 ) for link in netlink.get_links() if link["index"] in names
             }
 
@@ -104,7 +113,18 @@ class Links:
             netlink.link("add", ifname=bridge, kind="bridge", address=mac, br_forward_delay=0, br_stp_state=0,
                          br_mcast_snooping=0)
 
-    def set_bridge(self, bridge: str, alias: str, address: ipaddress.IPv4Interface) -> None:
+    def ipv6(self) -> bool:
+        try:
+            with open(f"{IPV6}/default/disable_ipv6", encoding="ascii") as file:
+                return file.read().strip() == "0"
+        except FileNotFoundError:
+            return False
+
+    def set_bridge(
+        self, bridge: str, alias: str, address: ipaddress.IPv4Interface, address6: ipaddress.IPv6Interface | None,
+    ) -> None:
+        with contextlib.suppress(FileNotFoundError), open(f"{IPV6}/{bridge}/accept_ra", "w", encoding="ascii") as file:
+            file.write("0")
         with _netlink() as netlink:
             index = netlink.link_lookup(ifname=bridge)[0]
             netlink.link("set", index=index, ifalias=alias, state="up")
@@ -117,6 +137,10 @@ class Links:
             for old, length in found:
                 if (old, length) != wanted:
                     netlink.addr("del", index=index, address=old, prefixlen=length)
+            _set6(netlink, index, address6)
+
+    def arp(self, bridge: str, addresses: Sequence[str], *, wait_s: float = 0.3) -> Mapping[str, str]:
+        return arp.ask(bridge, addresses, wait_s) if addresses else {}
 
     def remove_link(self, name: str) -> None:
         with _netlink() as netlink:
@@ -176,6 +200,18 @@ def _netlink() -> Iterator[Any]:
             yield netlink
     except NetlinkError as error:
         raise _refused(OSError(error.code, os.strerror(error.code)), "") from error
+
+
+def _set6(netlink: Any, index: int, wanted: ipaddress.IPv6Interface | None) -> None:
+    """Nobody else has an address of ours: it is good at once, though the bridge may have no port yet (IFA_F_NODAD)."""
+    found = [(one.get_attr("IFA_ADDRESS"), one["prefixlen"])
+             for one in netlink.get_addr(family=socket.AF_INET6, index=index, scope=SCOPE_GLOBAL)]
+    new = (str(wanted.ip), wanted.network.prefixlen) if wanted else None
+    if new and new not in found:
+        netlink.addr("add", index=index, family=socket.AF_INET6, address=new[0], prefixlen=new[1], flags=IFA_F_NODAD)
+    for old in found:
+        if old != new:
+            netlink.addr("del", index=index, family=socket.AF_INET6, address=old[0], prefixlen=old[1])
 
 
 def _kind(link: Any) -> str:

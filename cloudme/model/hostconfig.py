@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
-from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.units import GIB
 
@@ -33,6 +32,7 @@ class Resolve(StrEnum):
 class Settings:
     """The defaults of a host. Sizes in the unit of the name; timeouts in seconds.
 
+    ipv6 is 'auto', 'none', or the bridge's address with its /64.
     boot_timeout_s is what a cold boot may take; ten times that of a fast host, since TCG is about that much slower.
     """
 
@@ -47,12 +47,14 @@ class Settings:
     domain: str = "cloudme"
     nat: bool = True
     resolve: Resolve = Resolve.auto
+    ipv6: str = "auto"
     boot_timeout_s: float = 300
     stop_timeout_s: float = 60
 
-    def network(self, name: Name = DEFAULT_NETWORK) -> Network:
-        """The network that these settings describe."""
+    def network(self, address6: IPv6Interface | None = None) -> Network:
+        """The default network; `address6` is what 'auto' means here."""
         return Network(
-            name=name, bridge=self.bridge, address=self.address, dhcp_first=self.dhcp_first,
+            name=DEFAULT_NETWORK, bridge=self.bridge, address=self.address, dhcp_first=self.dhcp_first,
             dhcp_last=self.dhcp_last, domain=self.domain, nat=self.nat, resolve=self.resolve,
+            address6=address6 if self.ipv6 == "auto" else None if self.ipv6 == "none" else IPv6Interface(self.ipv6),
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cloudme.errors import UsageError
 from cloudme.model.names import TEMPLATES, Name
+from cloudme.model.network import DEFAULT_NETWORK
 
 MAX_VCPUS = 255
 """pc-q35 machines without an extended interrupt controller (QEMU: `-machine help`, max cpus)."""
@@ -40,20 +41,31 @@ def disk_file(index: int = 0) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
-    """A network card. `address` is the reserved IPv4 address, None where the network's DHCP is not ours."""
+    """A network card.
+
+    address:   its IPv4 address; None where somebody else's DHCP gives it one.
+    address6:  the IPv6 address that it makes itself on a network of ours.
+    static:    the guest is told its address by its seed, not by DHCP.
+    """
 
     network: Name
     mac: str
     address: str | None
+    address6: str | None = None
+    static: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to get in: the user, the template whose ssh_key opens, whether host key and name come from a seed of ours."""
+    """How to get in: the user, the template whose ssh_key opens, whether host key and name come from a seed of ours.
+
+    key_of is None for a machine that stands on no template: its user's own key opens, the private one at `key_file`.
+    """
 
     user: str
-    key_of: Name
+    key_of: Name | None
     seeded: bool
+    key_file: str | None = None
 
 
 WARMING = f"{TEMPLATES}/warm"
@@ -64,7 +76,10 @@ WARMING = f"{TEMPLATES}/warm"
 class Machine:
     """A machine as it is meant. For a template that boots, `group` is 'templates'.
 
-    bases:  the RAM images that its disk stands on, the nearest last, as folders below the home's data.
+    bases:     the RAM images that its disk stands on, the nearest last, as folders below the home's data.
+    image:     the image that its disk stands on where it stands on no template.
+    seed_id:   the instance-id of its seed, where that is no longer its uuid (cloud-init: a new one is a first boot).
+    vnc_port:  the port of the loopback where its display is, behind a password; None: a socket.
     """
 
     name: Name
@@ -79,6 +94,9 @@ class Machine:
     created: str
     cdrom: str | None = None
     bases: tuple[str, ...] = ()
+    image: Name | None = None
+    seed_id: str | None = None
+    vnc_port: int | None = None
 
     @property
     def address(self) -> str | None:
@@ -126,7 +144,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneRequest:
-    """One line of a group file, or one call of vminstantiate. None means: as the template, as the settings."""
+    """One line of a group file, or one call of vminstantiate. None means: as the template, as the settings.
+
+    extra_disks are sizes in bytes; `where` is 'file:line', for complaints.
+    networks:   one card in each. addresses: those of the first cards, one a machine; none: the network's choice.
+    """
 
     template: Name
     count: int
@@ -137,4 +159,5 @@ class CloneRequest:
     vcpus: int | None = None
     extra_disks: tuple[int, ...] = ()
     where: str = "command line"
-    """extra_disks are sizes in bytes; `where` is 'file:line', for complaints."""
+    networks: tuple[Name, ...] = (DEFAULT_NETWORK,)
+    addresses: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Protocol
 
 from cloudme.model.launch import Launch
@@ -116,8 +116,20 @@ class Net(Protocol):
     def add_bridge(self, bridge: str, mac: str) -> None:
         """Make a bridge that forwards at once and filters nothing."""
 
-    def set_bridge(self, bridge: str, alias: str, address: IPv4Interface) -> None:
-        """Name its owner, give it this IPv4 address and no other, set it up."""
+    def set_bridge(
+        self, bridge: str, alias: str, address: IPv4Interface, address6: IPv6Interface | None,
+    ) -> None:
+        """Name its owner, give it these addresses and no others, set it up. It takes no routes from who is on it."""
+
+    def ipv6(self) -> bool:
+        """Whether the kernel has IPv6, and lets new links use it."""
+
+    def arp(self, bridge: str, addresses: Sequence[str], *, wait_s: float = 0.3) -> Mapping[str, str]:
+        """Ask who has these IPv4 addresses (RFC 5227, probes): address -> MAC of those that answer.
+
+        wait_s:  how long an answer may take; the question is asked three times.
+        Raises:  NotPermitted.
+        """
 
     def remove_link(self, name: str) -> None:
         """Missing: nothing."""

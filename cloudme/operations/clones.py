@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import index, layout, seed
+from cloudme import claim, index, layout, seed
 from cloudme.errors import Busy, StoreError
 from cloudme.model import identity
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template, disk_file
 from cloudme.model.names import Name, numbered
-from cloudme.model.network import DEFAULT_NETWORK, Network, free_addresses
+from cloudme.model.network import Network, free_addresses
 from cloudme.model.ports import Host
-from cloudme.model.steps import Parallel, Transaction, deferred
-from cloudme.store import FROZEN, TEMPLATE_PREFIX, Store, blank, reported, take_lock
+from cloudme.model.steps import Parallel, Transaction
+from cloudme.store import FROZEN, Store, blank, reported, take_lock
 
 
 @contextlib.contextmanager
@@ -37,20 +38,22 @@ def making(
     templates = {request.template: store.template(request.template) for request in requests}
     for template in templates.values():
         _check(store, template)
-    network = store.network() or settings.network()
+    networks = {name: store.network_of(settings, name) for request in requests for name in request.networks}
+    for request in requests:
+        claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
-        machines = [based(machine) for machine in _plan(store, requests, templates, network)]
-        claims: dict[Name, Claim] = {machine.name: Claim(store, machine, network) for machine in machines}
-        transaction.apply(list(claims.values()))
+        machines = [based(machine) for machine in _plan(store, requests, templates, networks)]
+        claims = [claim.Claim(store, machine, networks) for machine in machines]
+        transaction.apply(claims)
     freezes: list[Freeze | Hold] = [
         *(Freeze(store, template) for template in templates.values()),
         *(Hold(base) for base in {_base(store, machine) for machine in machines if machine.bases})]
     try:
         transaction.apply(freezes)
-        transaction.apply([Parallel([Fill(store, machine, network) for machine in machines])])
+        transaction.apply([Parallel([Fill(store, machine, networks) for machine in machines])])
         yield machines
-        for claim in claims.values():
-            claim.let_go()
+        for one in claims:
+            one.let_go()
     finally:
         for freeze in freezes:
             freeze.let_go()
@@ -85,30 +88,44 @@ def _check(store: Store, template: Template) -> None:
 
 
 def _plan(
-    store: Store, requests: Sequence[CloneRequest], templates: dict[Name, Template], network: Network
+    store: Store, requests: Sequence[CloneRequest], templates: dict[Name, Template], networks: Mapping[Name, Network],
 ) -> list[Machine]:
     """Choose names and addresses; called under the store's lock. Folders of crashed attempts count as free names."""
     world = store.world
     taken = {name for name in index.names(world.machines)
              if index.state(world.machine(name), layout.MACHINE_RECORD) != "debris"}
-    reservations = store.reservations(network.name)
-    total = sum(request.count for request in requests)
-    free = iter(free_addresses(network, (address for name, (_, address) in reservations.items()
-                                         if name in taken or name.startswith(TEMPLATE_PREFIX)), total))
+    free = {name: _free(store, network, requests) for name, network in networks.items()}
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     machines = []
     next_number: Counter[str] = Counter()
     for request in requests:
+        given = iter(request.addresses)
         for _ in range(request.count):
             while (name := numbered(request.prefix, next_number[request.prefix])) in taken:
                 next_number[request.prefix] += 1
             taken.add(name)
-            machines.append(_machine(name, request, templates[request.template], next(free), created))
+            uuid = identity.new_uuid()
+            first, *others = request.networks
+            nics = (claim.nic(networks[first], uuid, 0, next(given, None) or next(free[first])),
+                    *(claim.nic(networks[other], uuid, number, next(free[other]))
+                      for number, other in enumerate(others, 1)))
+            machines.append(_machine(name, uuid, request, templates[request.template], nics, created))
     return machines
 
 
-def _machine(name: Name, request: CloneRequest, template: Template, address: str, created: str) -> Machine:
-    uuid = identity.new_uuid()
+def _free(store: Store, network: Network, requests: Sequence[CloneRequest]) -> Iterator[str | None]:
+    """An address for each card that needs one; None for ever where the network's DHCP is not ours."""
+    if network.external:
+        return itertools.repeat(None)
+    wanted = sum(request.count for request in requests for name in request.networks
+                 if name == network.name and not (request.addresses and name == request.networks[0]))
+    given = [address for request in requests for address in request.addresses if request.networks[0] == network.name]
+    return iter(free_addresses(network, [*store.owners(network.name), *given], wanted))
+
+
+def _machine(
+    name: Name, uuid: str, request: CloneRequest, template: Template, nics: tuple[Nic, ...], created: str,
+) -> Machine:
     shape = dataclasses.replace(
         template.shape, **{key: value for key, value in (("ram_mib", request.ram_mib), ("vcpus", request.vcpus))
                            if value is not None})
@@ -116,41 +133,8 @@ def _machine(name: Name, request: CloneRequest, template: Template, address: str
     return Machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
-        nics=(Nic(network=DEFAULT_NETWORK, mac=identity.mac(uuid), address=address),),
-        access=template.access, created=created,
+        nics=nics, access=template.access, created=created,
     )
-
-
-@dataclass(slots=True)
-class Claim:
-    """Takes the machine's name and address; holds its maker's lock until it is let go."""
-
-    store: Store
-    machine: Machine
-    network: Network
-    lock: int = field(default=-1)
-
-    def describe(self) -> str:
-        return f"take the name {self.machine.name} and the address {self.machine.address}"
-
-    def do(self, host: Host) -> None:
-        with deferred():
-            self.lock = self.store.claim(host, self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
-        assert self.machine.address
-        self.store.reserve(self.network, self.machine.name, self.machine.nics[0].mac, self.machine.address)
-
-    def undo(self, host: Host) -> None:
-        if self.lock == -1:  # the name is somebody else's
-            return
-        self.store.release(self.network.name, self.machine.name)
-        self.store.remove(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
-        shutil.rmtree(self.store.world.machine_run(self.machine.name), ignore_errors=True)
-        self.let_go()  # and not before: somebody else may take the name then
-
-    def let_go(self) -> None:
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -2
 
 
 @dataclass(slots=True)
@@ -219,7 +203,7 @@ class Fill:
 
     store: Store
     machine: Machine
-    network: Network
+    networks: Mapping[Name, Network]
 
     def describe(self) -> str:
         return f"make {self.machine.name}: a clone of {self.machine.template}, group {self.machine.group}, " \
@@ -238,7 +222,7 @@ class Fill:
                 else:
                     host.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size_bytes)])
             if self.machine.access.seeded:
-                seed.write(host, self.store, self.machine, self.network)
+                seed.write(host, self.store, self.machine, self.networks)
             if not self.machine.bases:
                 self.store.publish(self.machine)
 

@@ -40,6 +40,8 @@ def check(host: Host, store: Store, machine: Machine) -> None:
     why = ""
     if machine.template is None or not machine.access.seeded:
         why = "it was installed by hand: nobody knows what its clones may share"
+    if any(nic.static for nic in machine.nics):
+        why = "its address is told by its seed, at a boot"
     with host.qemu.monitor(layout.socket(store.run_folder(machine), "qmp.0")) as monitor:
         ports = {port["label"]: port["frontend-open"] for port in monitor.execute("query-chardev")}
         running = ".".join(str(monitor.execute("query-version")["qemu"][part]) for part in ("major", "minor", "micro"))

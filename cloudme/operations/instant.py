@@ -41,11 +41,11 @@ def start(
     old:     the cards that are in the saved state; they are pulled before the machines get their own.
     Raises:  PeerError (QEMU, or the guest that could not become another), TimedOut.
     """
-    network = store.network() or settings.network()
-    bridges: dict[str, str] = {nic.network: network.bridge for machine in machines for nic in machine.nics}
+    networks = store.networks_of(settings, machines)
+    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
         Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges), network.domain, old)
+                                             bridges=bridges), networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cloudme import layout
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
+from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.ports import Host, Power
 from cloudme.model.steps import Parallel, Transaction
 from cloudme.qemu import launch
@@ -27,9 +28,9 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     if not stopped:
         return []
     accel = accelerator(host, settings)
-    network = store.network() or settings.network()
-    bridges: dict[str, str] = {nic.network: network.bridge for machine in stopped for nic in machine.nics}
-    check(host, store, stopped, sorted(set(bridges.values())))
+    networks = store.networks_of(settings, stopped)
+    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
+    check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
         Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
                                            bridges=bridges))
@@ -38,15 +39,17 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     return stopped
 
 
-def check(host: Host, store: Store, machines: Sequence[Machine], bridges: Sequence[str]) -> None:
-    """Everything that can be known before a start."""
+def check(host: Host, store: Store, machines: Sequence[Machine], networks: Iterable[Network]) -> None:
+    """Everything that can be known before a start of machines on these networks."""
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
-    for bridge in bridges:
-        if not host.net.bridge_exists(bridge):
+    for network in networks:
+        if not host.net.bridge_exists(network.bridge):
             where = f" in realm '{store.world.realm}'" if store.world.realm else ""
             option = f" --realm {store.world.realm}" if store.world.realm else ""
-            raise HostUnavailable(f"there is no bridge '{bridge}'{where}", hint=f"sudo cmnet start{option}")
+            name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
+            raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
+                                  if network.external else f"sudo cmnet start{name}{option}")
     for machine in machines:
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)

@@ -142,7 +142,7 @@ class Make:
         with open(os.path.join(folder, layout.RAM), "wb") as ram:
             os.fchmod(ram.fileno(), 0o600)
             ram.truncate(machine.shape.ram_mib << 20)
-        seed.write(host, self.store, machine, self.network)
+        seed.write(host, self.store, machine, {self.network.name: self.network})
         return launch.Place(folder=folder, run=world.warm_run(self.template.name), accel=self.accel, bridges={})
 
     def _rest(self, host: Host, place: launch.Place) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,6 +23,7 @@ class Apart(Protocol):
 
 
 ADDRESS = IPv4Interface("10.210.0.1/24")
+ADDRESS6 = IPv6Interface("fd12:3456:789a:1::1/64")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def links() -> netlink.Links:
 
 def bridge(links: netlink.Links, name: str = "bridge0") -> None:
     links.add_bridge(name, "52:54:00:00:00:01")
-    links.set_bridge(name, "cloudme default", ADDRESS)
+    links.set_bridge(name, "cloudme default", ADDRESS, ADDRESS6)
 
 
 def test_a_bridge_is_as_it_was_asked_for(apart: Apart, links: netlink.Links) -> None:
@@ -56,8 +57,10 @@ def test_a_bridge_is_as_it_was_asked_for(apart: Apart, links: netlink.Links) -> 
         assert [str(route) for route in found.routes] == ["10.210.0.0/24"]
         assert links.bridge_exists("bridge0")
         assert not links.bridge_exists("lo")
-        links.set_bridge("bridge0", "cloudme default", IPv4Interface("10.9.0.1/16"))
+        assert found.addresses6 == (ADDRESS6,)
+        links.set_bridge("bridge0", "cloudme default", IPv4Interface("10.9.0.1/16"), None)
         assert links.links()["bridge0"].addresses == (IPv4Interface("10.9.0.1/16"),)
+        assert links.links()["bridge0"].addresses6 == ()
         links.remove_link("bridge0")
         links.remove_link("bridge0")
         assert set(links.links()) == {"lo"}

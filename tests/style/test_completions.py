@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
     p.add_argument("action", choices=["start", "stop"])
     cli.complete(p.add_argument("names", nargs="*", metavar="NAME"), "machines")
     for short, kind in (("-G", "groups"), ("-Y", "types"), ("-T", "templates"), ("-R", "realms"), ("-F", "files"),
-                        ("-D", "folders")):
+                        ("-D", "folders"), ("-N", "networks")):
         cli.complete(p.add_argument(short, f"--{kind}"), kind)
     cli.complete(p.add_argument("--image", metavar="NAME|FILE"), "images,files")
     p.add_argument("--free", metavar="TEXT", help="it's [free]: 100%% \\ text")
@@ -61,7 +61,9 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> layout.World:
     Path(here.machine_record("$(touch bad)")).touch()
     os.makedirs(here.template("debian"))
     os.makedirs(here.images)
-    for path in (here.template_record("debian"), here.image_record("bookworm"), here.image_disk("bookworm")):
+    os.makedirs(here.networks)
+    for path in (here.template_record("debian"), here.image_record("bookworm"), here.image_disk("bookworm"),
+                 here.network_record("lan"), here.network_lock("lan")):
         Path(path).touch()
     (home / "files").mkdir()
     (home / "files" / "data.iso").touch()
@@ -164,7 +166,7 @@ def test_debris_and_names_of_other_realms_are_not_offered(
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-@pytest.mark.parametrize("kind", ["machines", "templates", "images", "groups", "types", "realms"])
+@pytest.mark.parametrize("kind", ["machines", "templates", "images", "networks", "groups", "types", "realms"])
 def test_shells_and_argcomplete_know_the_same_names(
     world: layout.World, made: dict[str, Path], shell: str, kind: str,
 ) -> None:
@@ -202,7 +204,7 @@ def test_every_argument_that_names_something_completes() -> None:
 
 
 def test_an_unknown_kind_is_a_mistake() -> None:
-    known = {"machines", "templates", "images", "groups", "types", "realms", "files", "folders"}
+    known = {"machines", "templates", "images", "networks", "groups", "types", "realms", "files", "folders"}
     used = {kind for program in discover() for argument in (*program.options, *program.positionals)
             for kind in argument.kinds}
     assert used <= known

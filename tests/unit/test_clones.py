@@ -189,4 +189,4 @@ def test_every_clone_has_a_host_key_of_its_own_and_it_is_pinned(store: Store) ->
     template(store, host)
     machines = instantiate(store, host, request(2))
     pins = [Path(store.target(m).known_hosts_file).read_text(encoding="ascii") for m in machines]
-    assert pins[0].startswith("web00,10.210.0.2 ssh-ed25519 KEY") and pins[0].split()[2] != pins[1].split()[2]
+    assert pins[0].startswith("web00,10.210.0.2,fd") and pins[0].split()[2] != pins[1].split()[2]

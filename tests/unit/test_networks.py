@@ -122,7 +122,7 @@ def test_a_failure_undoes_what_was_done(store: Store, files: HostFiles) -> None:
     ({"marks": ()}, ["allow forwarding"]),
     ({"serving": False}, ["start dnsmasq"]),
     ({"configuration": "old"}, ["restart dnsmasq"]),
-    ({"record": None}, ["note that the network is started"]),
+    ({"record": None}, ["note what the network 'default' is"]),
     ({}, []),
 ])
 def test_each_thing_that_is_amiss_has_its_step(

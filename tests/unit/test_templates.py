@@ -167,7 +167,7 @@ def test_a_prepared_template_keeps_no_seed_and_no_address(store: Store) -> None:
     network = Settings().network()
     machine = store.boot_template(made, network)
     assert store.boot_template(made, network) == machine
-    seed.write(host, store, machine, network)
+    seed.write(host, store, machine, {network.name: network})
     assert templates.finish(store, made).prepared
     assert store.reservations("default") == {}
     assert sorted(os.listdir(store.world.template("debian"))) == [

@@ -22,6 +22,7 @@ _cloudme_names() {
     templates) set -- "$data"/templates/*/template.json ;;
     realms) set -- "$data"/realms/*/machines ;;
     images) set -- "$data"/images/*.json ;;
+    networks) set -- "${machines%machines}"networks/*.json ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return
@@ -30,7 +31,7 @@ _cloudme_names() {
     esac
     for file; do
         [[ -e $file ]] || continue
-        [[ $file == *images/*.json ]] && file=${file%.json}/
+        [[ $file == *.json && $file != */machine.json && $file != */template.json ]] && file=${file%.json}/
         file=${file%/*}
         printf '%s\n' "${file##*/}"
     done

@@ -35,6 +35,9 @@ function __cloudme_values
             case images
                 set found $data/images/*.json
                 set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
+            case networks
+                set found (string replace -r 'machines$' networks $machines)/*.json
+                set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
             case folders
                 __fish_complete_directories
             case groups types

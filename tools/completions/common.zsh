@@ -23,6 +23,7 @@
         templates) found=($data/templates/*/template.json(N:h:t)) ;;
         realms) found=($data/realms/*/machines(N:h:t)) ;;
         images) found=($data/images/*.json(N:t:r)) ;;
+        networks) found=(${machines%machines}networks/*.json(N:t:r)) ;;
         groups | types)
             found=($machines/*/machine.json(N))
             (( $#found )) && found=(${(fu)"$(sed -n "s/^  \"${kind%s}\": \"\\([^\"]*\\)\".*/\\1/p" $found 2>/dev/null)"})

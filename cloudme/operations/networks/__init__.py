@@ -9,14 +9,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 
-from cloudme.errors import AlreadyExists, Busy, ConfigError, MissingProgram, NotFound, NotPermitted
+from cloudme.errors import (
+    AlreadyExists,
+    Busy,
+    ConfigError,
+    HostUnavailable,
+    MissingProgram,
+    NotFound,
+    NotPermitted,
+    UsageError,
+)
 from cloudme.formats import dhcp
 from cloudme.model.hostconfig import Resolve
-from cloudme.model.network import Link, Network
+from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations.networks import changes, truth
@@ -34,13 +44,13 @@ def start(transaction: Transaction, store: Store, network: Network, files: HostF
     """
     host = transaction.host
     _may(host)
-    network = dataclasses.replace(network, resolve=truth.mode(host, store.world, network.resolve))
+    network = _settled(host, store, network)
     with _changing(store, network, transaction):
         before = store.network(network.name)
         found = truth.find(host, store, network, files)
         _check(host, store, network, found)
         if before and before.bridge != network.bridge:
-            _stop(transaction, store, before, files)
+            _stop(transaction, store, before, files, forget=True)
             found = dataclasses.replace(truth.find(host, store, network, files), record=None)
         transaction.apply(truth.diff(store, truth.want(host, store, network), found, files))
     if not transaction.dry_run:
@@ -51,10 +61,58 @@ def reload(transaction: Transaction, store: Store, network: Network, files: Host
     """Like `start` for a network that was started, whose way of resolving stays unless the settings name another."""
     before = store.network(network.name)
     if before is None:
-        raise NotFound("the network is not started", hint="cmnet start")
+        raise NotFound(f"the network '{network.name}' is not started", hint="cmnet start")
     if network.resolve == Resolve.auto:
         network = dataclasses.replace(network, resolve=before.resolve)
     start(transaction, store, network, files)
+
+
+def create(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
+    """Note a network of this name, and start it; the same call again finds nothing to do.
+
+    Raises:  AlreadyExists (name, bridge), ConfigError (addresses), HostUnavailable (no such bridge of the LAN's).
+    """
+    host = transaction.host
+    if network.name == DEFAULT_NETWORK:
+        raise AlreadyExists("the network 'default' is that of cloudme.toml", hint="cmnet start; or another name")
+    _may(host)
+    if (known := store.network(network.name)) and known != _settled(host, store, network):
+        raise AlreadyExists(f"there is a network '{network.name}', and it is another one",
+                            hint=f"cmnet list; cmnet delete {network.name}")
+    for other in store.networks():
+        if other.name == network.name:
+            continue
+        if other.bridge == network.bridge:
+            raise AlreadyExists(f"the bridge '{network.bridge}' is that of network '{other.name}'")
+        if other.address.network.overlaps(network.address.network):
+            raise ConfigError(f"{network.address.network} overlaps with network '{other.name}'")
+    if network.external and not host.net.bridge_exists(network.bridge):
+        raise HostUnavailable(f"there is no bridge '{network.bridge}' here",
+                              hint=f"cmcheck --persist --bridge {network.bridge} --nic NIC makes one of a card")
+    start(transaction, store, network, files)
+
+
+def delete(transaction: Transaction, store: Store, name: str, files: HostFiles = HOST_FILES) -> None:
+    """Stop a network that was created, and forget it.
+
+    Raises:  NotFound, UsageError (the default one), Busy where machines have cards in it.
+    """
+    network = store.network(name)
+    if name == DEFAULT_NETWORK:
+        raise UsageError("the default network is that of cloudme.toml", hint="cmnet stop")
+    if network is None:
+        raise NotFound(f"no network '{name}'", hint="cmnet list")
+    if users := [machine.name for machine in store.machines() if any(nic.network == name for nic in machine.nics)]:
+        raise Busy(f"network '{name}' is used by {', '.join(users)}", hint=f"vmstop -d {' '.join(users)}")
+    _may(transaction.host)
+    with _changing(store, network, transaction):
+        _stop(transaction, store, network, files, forget=True)
+    if not transaction.dry_run:
+        for folder in (store.world.reservations(name), store.world.host_names(name)):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (store.world.leases(name), store.world.network_lock(name)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file)
 
 
 def stop(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
@@ -64,18 +122,19 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
     """
     _may(transaction.host)
     with _changing(store, network, transaction):
-        _stop(transaction, store, store.network(network.name) or network, files)
+        _stop(transaction, store, store.network(network.name) or network, files,
+              forget=network.name == DEFAULT_NETWORK)
 
 
-def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles) -> None:
+def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles, *, forget: bool) -> None:
     found = truth.find(transaction.host, store, network, files)
     if machines := running(store, network):
         raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
                    hint=f"vmstop {' '.join(machines)}")
-    if taps := _taps(found.links, network):
+    if not network.external and (taps := _taps(found.links, network)):
         raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of another home",
                    hint="stop them, with the CLOUDME_HOME that started them")
-    transaction.apply(truth.undone(store, network, found, files))
+    transaction.apply(truth.undone(store, network, found, files, forget=forget))
 
 
 def refresh_names(host: Host, store: Store, *, files: HostFiles = HOST_FILES) -> None:
@@ -84,17 +143,15 @@ def refresh_names(host: Host, store: Store, *, files: HostFiles = HOST_FILES) ->
 
     dnsmasq forgets a reservation only on SIGHUP, and never a lease: it would refuse the address to its next owner.
     """
-    network = store.network()
-    if network is None:
-        return
-    if network.resolve == Resolve.hosts:
-        with store.locked():
-            changes.write_block(files.hosts, truth.mark(store.world, network), truth.host_lines(store, network))
-    if changes.send(host, store, network, signal.SIGHUP):
-        reserved = set(store.reservations(network.name).values())
-        for mac, address in truth.leases(store, network):
-            if (mac, address) not in reserved:
-                host.net.datagram(str(network.address.ip), BOOTPS, dhcp.release(network.address.ip, mac, address))
+    for network in store.networks():
+        if network.resolve == Resolve.hosts:
+            with store.locked():
+                changes.write_block(files.hosts, truth.mark(store.world, network), truth.host_lines(store, network))
+        if not network.external and changes.send(host, store, network, signal.SIGHUP):
+            reserved = set(store.reservations(network.name).values())
+            for mac, address in truth.leases(store, network):
+                if (mac, address) not in reserved:
+                    host.net.datagram(str(network.address.ip), BOOTPS, dhcp.release(network.address.ip, mac, address))
 
 
 def running(store: Store, network: Network) -> list[str]:
@@ -112,8 +169,10 @@ class Status:
     network: str
     realm: str
     started: bool
+    external: bool
     bridge: str
     address: str
+    address6: str | None
     domain: str
     dhcp: str
     resolve: str
@@ -127,19 +186,38 @@ class Status:
 def status(host: Host, store: Store, settings: Network, files: HostFiles = HOST_FILES) -> Status:
     """Compare the network as it was started (else as the settings have it) with what there is."""
     _may(host)
-    record = store.network(settings.name)
-    network = record or dataclasses.replace(settings, resolve=truth.mode(host, store.world, settings.resolve))
+    network = store.network(settings.name) or _settled(host, store, settings)
     found = truth.find(host, store, network, files)
     reserved = store.reservations(network.name).values()
+    started = _started(network, found)
     return Status(
-        network=network.name, realm=store.world.realm, started=record is not None, bridge=network.bridge,
-        address=str(network.address), domain=network.domain, dhcp=f"{network.dhcp_first}-{network.dhcp_last}",
+        network=network.name, realm=store.world.realm, started=started, bridge=network.bridge,
+        address=str(network.address), address6=str(network.address6) if network.address6 else None,
+        external=network.external, domain=network.domain,
+        dhcp="the LAN's own" if network.external else f"{network.dhcp_first}-{network.dhcp_last}",
         resolve=network.resolve, reservations=len(reserved),
         leases=sum(lease in reserved for lease in truth.leases(store, network)),
         machines=tuple(running(store, network)),
         amiss=tuple(step.describe() for step in truth.diff(store, truth.want(host, store, network), found, files))
-        if record else (), notes=tuple(truth.notes(host, network)),
+        if started else (), notes=tuple(truth.notes(host, network)),
     )
+
+
+def _started(network: Network, found: Found) -> bool:
+    """The record of the default network goes when it stops; of others something is there while they are started."""
+    if network.external:
+        return network.bridge in found.links
+    if network.name == DEFAULT_NETWORK:
+        return found.record is not None
+    link = found.links.get(network.bridge)
+    return found.serving or (link is not None and link.alias == changes.alias(network))
+
+
+def _settled(host: Host, store: Store, network: Network) -> Network:
+    """With what the host decides: how names resolve, whether there is IPv6."""
+    external = network.external and network.resolve == Resolve.auto
+    resolve = Resolve.none if external else truth.mode(host, store.world, network.resolve)
+    return dataclasses.replace(network, resolve=resolve, address6=network.address6 if host.net.ipv6() else None)
 
 
 def _may(host: Host) -> None:
@@ -174,6 +252,8 @@ def _taps(links: Mapping[str, Link], network: Network) -> list[str]:
 
 
 def _check(host: Host, store: Store, network: Network, found: Found) -> None:
+    if network.external:
+        return
     link = found.links.get(network.bridge)
     other = "[network] bridge in cloudme.toml names another"
     if link and link.kind != "bridge":

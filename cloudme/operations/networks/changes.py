@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 from cloudme.errors import StoreError
 from cloudme.formats import blocks, dhcp
@@ -22,6 +22,10 @@ from cloudme.store import Store, reported, write_atomic
 def alias(network: Network) -> str:
     """The owner's mark on a bridge of ours (ip-link(8), alias)."""
     return f"cloudme {network.name}"
+
+
+def _addresses(network: Network) -> str:
+    return f"{network.address} and {network.address6}" if network.address6 else str(network.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,11 @@ class MakeBridge:
     network: Network
 
     def describe(self) -> str:
-        return f"make the bridge {self.network.bridge} with {self.network.address}"
+        return f"make the bridge {self.network.bridge} with {_addresses(self.network)}"
 
     def do(self, host: Host) -> None:
         host.net.add_bridge(self.network.bridge, identity.mac(f"bridge/{self.network.bridge}"))
-        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address)
+        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address, self.network.address6)
 
     def undo(self, host: Host) -> None:
         host.net.remove_link(self.network.bridge)
@@ -60,20 +64,21 @@ class MakeBridge:
 
 @dataclass(frozen=True, slots=True)
 class SetBridge:
-    """`before` is the address that the bridge had, None for none."""
+    """`before` and `before6` are the addresses that the bridge had, None for none."""
 
     network: Network
     before: IPv4Interface | None
+    before6: IPv6Interface | None
 
     def describe(self) -> str:
-        return f"set {self.network.bridge} up with {self.network.address}"
+        return f"set {self.network.bridge} up with {_addresses(self.network)}"
 
     def do(self, host: Host) -> None:
-        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address)
+        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address, self.network.address6)
 
     def undo(self, host: Host) -> None:
         if self.before:
-            host.net.set_bridge(self.network.bridge, alias(self.network), self.before)
+            host.net.set_bridge(self.network.bridge, alias(self.network), self.before, self.before6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +244,16 @@ def send(host: Host, store: Store, network: Network, number: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The network as it is meant; None is a network that is stopped."""
+    """The network as it is meant; None: the default one that is stopped, and another one that is deleted."""
 
     store: Store
     before: Network | None
     network: Network | None
 
     def describe(self) -> str:
-        return "note that the network is started" if self.network else "note that the network is stopped"
+        if self.network:
+            return f"note what the network '{self.network.name}' is"
+        return f"forget what the network '{self.before.name if self.before else ''}' is"
 
     def do(self, host: Host) -> None:
         self._write(self.network)

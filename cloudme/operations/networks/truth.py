@@ -64,6 +64,8 @@ class Found:
 
 
 def want(host: Host, store: Store, network: Network) -> Wanted:
+    if network.external:
+        return Wanted(network=network, rules="", configuration="")
     return Wanted(
         network=network, rules=dhcp.rules(network, store.world),
         configuration=dhcp.configuration(network, store.world, user=_service_user(store.world),
@@ -84,20 +86,7 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
 def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[Step]:
     """The steps that make what is found as it is wanted; none when it is."""
     network = wanted.network
-    link = found.links.get(network.bridge)
-    steps: list[Step] = []
-    if link is None:
-        steps.append(changes.MakeBridge(network))
-    elif not (link.up and link.addresses == (network.address,) and link.alias == changes.alias(network)):
-        steps.append(changes.SetBridge(network, link.addresses[0] if link.addresses else None))
-    if not found.forwarding:
-        steps.append(changes.Forward())
-    if found.marks != dhcp.marks(wanted.rules):
-        steps.append(changes.Rules(network, wanted.rules))
-    # A new bridge has a new index, to which a dnsmasq that served the old one is not bound.
-    if link is None or not found.serving or found.configuration != wanted.configuration:
-        before = found.configuration if found.serving else None
-        steps.append(changes.Serve(store, network, wanted.configuration, before))
+    steps = [] if network.external else _own(store, wanted, found)
     steps += _blocks(store, found, files, network, _lines(store, network, files))
     if network.resolve == Resolve.resolved and not found.resolved:
         steps.append(changes.Resolved(network))
@@ -106,8 +95,29 @@ def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[S
     return steps
 
 
-def undone(store: Store, network: Network, found: Found, files: HostFiles) -> list[Step]:
-    """The steps that take away what is found of the network; none when nothing is."""
+def _own(store: Store, wanted: Wanted, found: Found) -> list[Step]:
+    """Those for the bridge and what serves on it, where they are ours."""
+    network = wanted.network
+    link = found.links.get(network.bridge)
+    steps: list[Step] = []
+    if link is None:
+        steps.append(changes.MakeBridge(network))
+    elif not (link.up and link.addresses == (network.address,) and link.alias == changes.alias(network)
+              and link.addresses6 == ((network.address6,) if network.address6 else ())):
+        steps.append(changes.SetBridge(network, next(iter(link.addresses), None), next(iter(link.addresses6), None)))
+    if not found.forwarding:
+        steps.append(changes.Forward())
+    if found.marks != dhcp.marks(wanted.rules):
+        steps.append(changes.Rules(network, wanted.rules))
+    # A new bridge has a new index, to which a dnsmasq that served the old one is not bound.
+    if link is None or not found.serving or found.configuration != wanted.configuration:
+        before = found.configuration if found.serving else None
+        steps.append(changes.Serve(store, network, wanted.configuration, before))
+    return steps
+
+
+def undone(store: Store, network: Network, found: Found, files: HostFiles, *, forget: bool) -> list[Step]:
+    """The steps that take away what is found of the network; none when nothing is. forget: its record, too."""
     steps: list[Step] = _blocks(store, found, files, network, {})
     if found.serving:
         serve = changes.Serve(store, network, found.configuration, None)
@@ -118,7 +128,7 @@ def undone(store: Store, network: Network, found: Found, files: HostFiles) -> li
     link = found.links.get(network.bridge)
     if link and link.alias == changes.alias(network):
         steps.append(Reversed(changes.MakeBridge(network), f"remove the bridge {network.bridge}"))
-    if found.record:
+    if found.record and forget:
         steps.append(changes.Record(store, found.record, None))
     return steps
 

@@ -1,0 +1,83 @@
+"""Taking a machine's name and addresses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cloudme import layout
+from cloudme.errors import AlreadyExists, NotPermitted
+from cloudme.model import identity
+from cloudme.model.machine import Machine, Nic
+from cloudme.model.names import Name
+from cloudme.model.network import Network, check_address, slaac
+from cloudme.model.ports import Host
+from cloudme.model.steps import deferred
+from cloudme.store import Store
+
+
+@dataclass(slots=True)
+class Claim:
+    """Takes the machine's name and addresses; holds its maker's lock until it is let go. Call it under store.locked."""
+
+    store: Store
+    machine: Machine
+    networks: Mapping[Name, Network]
+    lock: int = field(default=-1)
+
+    def describe(self) -> str:
+        addresses = [nic.address for nic in self.machine.nics if nic.address]
+        what = f" and the address{'es' if len(addresses) > 1 else ''} {', '.join(addresses)}" if addresses else ""
+        return f"take the name {self.machine.name}{what}"
+
+    def do(self, host: Host) -> None:
+        with deferred():
+            self.lock = self.store.claim(host, self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
+        for nic in self.machine.nics:
+            if nic.address:
+                self.store.reserve(self.networks[nic.network], self.machine.name, nic.mac, nic.address)
+
+    def undo(self, host: Host) -> None:
+        if self.lock == -1:  # the name is somebody else's
+            return
+        for nic in self.machine.nics:
+            self.store.release(nic.network, self.machine.name)
+        self.store.remove(self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
+        shutil.rmtree(self.store.world.machine_run(self.machine.name), ignore_errors=True)
+        self.let_go()  # and not before: somebody else may take the name then
+
+    def let_go(self) -> None:
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -2
+
+
+def nic(network: Network, uuid: str, index: int, address: str | None) -> Nic:
+    """Card number `index` of a machine. Where DHCP is not ours, an address is told by the seed."""
+    mac = identity.mac(uuid, index)
+    return Nic(network=network.name, mac=mac, address=address, address6=slaac(network, mac),
+               static=network.external and address is not None)
+
+
+def check_free(host: Host, store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
+    """Whether machines may have these addresses: no record has them, and nobody answers there.
+
+    own:     the name of the machine that may keep what it has.
+    Raises:  UsageError, AlreadyExists.
+    """
+    owners = {address: name for address, name in store.owners(network.name).items() if name != own}
+    for address in addresses:
+        check_address(network, address, owners)
+    if not host.net.bridge_exists(network.bridge):
+        return
+    for link in host.net.links().values():
+        if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):
+            raise AlreadyExists(f"{taken.pop()} is this host's own address, on {link.name}")
+    try:
+        answers = host.net.arp(network.bridge, addresses)
+    except NotPermitted:  # who may not ask has not asked before, either
+        return
+    for address, mac in answers.items():
+        raise AlreadyExists(f"{address} is in use: {mac} answers there on {network.bridge}", hint="choose another one")
