@@ -61,16 +61,21 @@ def nic(network: Network, uuid: str, index: int, address: str | None) -> Nic:
                static=network.external and address is not None)
 
 
-def check_free(host: Host, store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
-    """Whether machines may have these addresses: no record has them, and nobody answers there.
+def check_records(store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
+    """Whether machines may have these addresses, by what is written here. Raises UsageError, AlreadyExists.
 
-    own:     the name of the machine that may keep what it has.
-    Raises:  UsageError, AlreadyExists.
+    own:  the name of the machine that may keep what it has.
     """
-    owners = {address: name for address, name in store.owners(network.name).items() if name != own}
-    for address in addresses:
-        check_address(network, address, owners)
-    if not host.net.bridge_exists(network.bridge):
+    if addresses:
+        owners = {address: name for address, name in store.owners(network.name).items() if name != own}
+        for address in addresses:
+            check_address(network, address, owners)
+
+
+def check_free(host: Host, store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
+    """Likewise, and nobody answers at them. That takes a second: not under the store's lock."""
+    check_records(store, network, addresses, own=own)
+    if not addresses or not host.net.bridge_exists(network.bridge):
         return
     for link in host.net.links().values():
         if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):

@@ -17,6 +17,10 @@ SOCKET_PATH_BYTES = 108
 MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
+OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", "vm.pid"
+"""Of a machine that stands on an image: one word each, for people and their scripts. The last is QEMU's own, and there
+while it runs."""
+
 WARM = "warm"
 RAM = "ram"
 STATE = "state"

@@ -231,6 +231,12 @@ class Store(Networks):
     # machines
 
     def publish(self, machine: Machine) -> None:
+        """Write the record, and what is to be read by eye beside it."""
+        if machine.image:
+            display = str(machine.vnc_port or layout.socket(self.run_folder(machine), "vnc"))
+            for file, word in ((layout.OS_NAME, machine.image), (layout.ADDRESS, machine.address or "dhcp"),
+                               (layout.MAC, machine.nics[0].mac), (layout.DISPLAY, display)):
+                write_atomic(os.path.join(self.folder(machine), file), f"{word}\n")
         write_atomic(self.world.machine_record(machine.name), records.dump(machine))
 
     def machine(self, name: str) -> Machine:

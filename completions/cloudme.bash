@@ -156,8 +156,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files -m:none --memory:none -c:none --cpus:none -d:none --disk:none --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --vnc-port' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --vnc-port:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
@@ -211,12 +211,26 @@ _cloudme_vmrunning() {
 }
 complete -F _cloudme_vmrunning vmrunning
 
+_cloudme_vmstart() {
+    _cloudme_answer '-g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms' \
+        'machines*'
+}
+complete -F _cloudme_vmstart vmstart
+
 _cloudme_vmstop() {
     _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }
 complete -F _cloudme_vmstop vmstop
+
+_cloudme_vmupdate() {
+    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --realm:realms' \
+        'machines'
+}
+complete -F _cloudme_vmupdate vmupdate
 
 _cloudme_vmupgrade() {
     _cloudme_answer '-n --name-of --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 
 from cloudme import cli, layout
 from cloudme.errors import TimedOut
@@ -10,6 +11,9 @@ from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
 from cloudme.operations import power, readiness
 from cloudme.store import Store
+
+PASSWORD_LETTERS, PASSWORD_S = 8, 60
+"""RFC 6143, 7.2.2: a password has eight characters; how long it opens the display of a machine that has a port."""
 
 
 def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
@@ -30,8 +34,17 @@ def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) 
 
 def display(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
     _start(args, host, store, machine)
-    if not args.dry_run:
+    if args.dry_run:
+        return 0
+    if machine.vnc_port is None:
         cli.open_display(args, layout.socket(store.run_folder(machine), "vnc"))
+        return 0
+    with host.qemu.monitor(layout.socket(store.run_folder(machine), "qmp.0")) as monitor:
+        password = secrets.token_hex(PASSWORD_LETTERS // 2)
+        monitor.execute("set_password", protocol="vnc", password=password)
+        monitor.execute("expire_password", protocol="vnc", time=f"+{PASSWORD_S}")
+    cli.teller(args)(f"the password for the next {PASSWORD_S} s: {password}")
+    cli.open_display(args, f"127.0.0.1:{machine.vnc_port}")
     return 0
 
 

@@ -93,6 +93,10 @@ def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> N
 
 
 def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> templates.Wanted:
+    own = ("pubkey_path", "ip", "network", "user", "user_data", "vnc_port", "group", "type")
+    if given := [option for option in own if getattr(args, option) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --machine")
+    args.image = args.image or args.os
     if not args.image and not args.iso:
         raise UsageError("an image or an ISO is wanted", hint="vmcreate -n NAME --image IMAGE, or -i FILE.iso")
     is_file = bool(args.image) and (os.sep in args.image or os.path.isfile(args.image))

@@ -168,12 +168,28 @@ def _log_in(transport: paramiko.Transport, user: str, key: paramiko.PKey) -> Non
 
 
 def _key(path: str) -> paramiko.PKey:
-    try:
-        return paramiko.Ed25519Key.from_private_key_file(path)
-    except FileNotFoundError:
-        raise NotFound(f"there is no ssh key {path}") from None
-    except paramiko.SSHException as error:
-        raise StoreError(f"{path}: {error}") from error
+    """One of ours, which is Ed25519, or a user's own, of any kind; one behind a passphrase has to be in the agent."""
+    said = ""
+    for kind in (paramiko.Ed25519Key, paramiko.RSAKey, paramiko.ECDSAKey):
+        try:
+            return kind.from_private_key_file(path)
+        except FileNotFoundError:
+            raise NotFound(f"there is no ssh key {path}") from None
+        except paramiko.PasswordRequiredException:
+            return _held(path)
+        except (paramiko.SSHException, ValueError) as error:
+            said = said or str(error)
+    raise StoreError(f"{path}: {said}")
+
+
+def _held(path: str) -> paramiko.PKey:
+    """The key that the agent (ssh-agent(1)) has for the public one beside `path`."""
+    with contextlib.suppress(OSError), open(f"{path}.pub", encoding="utf-8") as file:
+        wanted = file.read().split()[1]
+        for key in paramiko.Agent().get_keys():
+            if key.get_base64() == wanted:
+                return key
+    raise StoreError(f"the ssh key {path} has a passphrase", hint=f"ssh-add {path}")
 
 
 def _pinned(path: str) -> set[tuple[str, str]]:

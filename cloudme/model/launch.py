@@ -42,6 +42,8 @@ class Launch:
 
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
     output:    where QEMU's own output goes.              vnc: the socket of the display.
+    vnc_port:  the display is at this port of the loopback instead, behind a password that nobody knows yet.
+    pid_file:  written by QEMU, and removed when it ends.
     firmware_log: what the firmware says, written anew at each start.
     incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
@@ -66,3 +68,5 @@ class Launch:
     firmware_log: str
     incoming: bool = False
     plugged: Sequence[Part] = ()
+    vnc_port: int | None = None
+    pid_file: str | None = None

@@ -231,7 +231,7 @@ def _address(seen: Evidence) -> Cause | None:
         silent = seen.neighbour in ("failed", "incomplete")
         why = "it was given its address, but " + (
             "nobody answers ARP for it" if silent else "connections to it get no answer")
-        return Cause(stage=Stage.port, why=why, hint="vmconsole NAME, then: ip address; cmnet status")
+        return Cause(stage=Stage.port, why=why, hint="cmcheck; vmconsole NAME, then: ip address")
     if seen.network_trouble:
         return Cause(stage=Stage.address, why=f"nobody answers DHCP there: {seen.network_trouble}", hint="cmnet start")
     match state:
@@ -251,7 +251,7 @@ def _address(seen: Evidence) -> Cause | None:
         return None
     why = "it has booted, but " + ("no DHCP request was seen from it" if state == DhcpState.silent
                                    else "does not answer at its address")
-    return Cause(stage=Stage.address, why=why, hint="vmconsole NAME, then: ip address; cmnet status")
+    return Cause(stage=Stage.address, why=why, hint="cmcheck; vmconsole NAME, then: ip address")
 
 
 def _boot(seen: Evidence) -> Cause:

@@ -37,8 +37,11 @@ PACKAGES = (
     "systemd", "systemd-sysv", "systemd-resolved", "libnss-resolve", "libpam-systemd", "dbus",
     "grub-pc-bin", "grub2-common", "e2fsprogs", "fdisk", "cloud-guest-utils",
     "iproute2", "iputils-ping", "ca-certificates", "less", "openssh-server",
-    "python3", "cloud-init", "qemu-guest-agent",
+    "python3", "cloud-init", "qemu-guest-agent", "sudo",
 )
+
+USER = "debian"
+"""Whom Debian's cloud-init lets in where nobody else is named (its cloud.cfg, default_user)."""
 
 DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright", "path-exclude=/usr/share/man/*",
@@ -324,7 +327,7 @@ CLOUD_FINAL = """\
 # cloud-init's last stage, unless the seed asks for nothing but what the first one did: then only its result is noted,
 # for those who wait with `cloud-init status --wait`.
 cd /var/lib/cloud
-done='disable_root|fqdn|hostname|manage_etc_hosts|prefer_fqdn_over_hostname|preserve_hostname|ssh_[a-z_]+|users'
+done='bootcmd|disable_root|fqdn|hostname|manage_etc_hosts|prefer_fqdn_over_hostname|preserve_hostname|ssh_[a-z_]+|users?'
 if grep -Eqv "^([ #.-].*|($done):.*|)$" instance/cloud-config.txt ||
 	[ -n "$(find scripts instance/scripts -type f 2>/dev/null)" ]; then
 	exec /usr/local/lib/cloudme/cloud-init modules --mode=final

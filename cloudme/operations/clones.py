@@ -42,6 +42,8 @@ def making(
     for request in requests:
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
+        for request in requests:  # somebody may have been quicker
+            claim.check_records(store, networks[request.networks[0]], request.addresses)
         machines = [based(machine) for machine in _plan(store, requests, templates, networks)]
         claims = [claim.Claim(store, machine, networks) for machine in machines]
         transaction.apply(claims)

@@ -196,6 +196,8 @@ class Watch:
             return ""
         if not self.host.net.bridge_exists(network.bridge):
             return f"the bridge {network.bridge} is gone"
+        if network.external:
+            return ""
         world = self.store.world
         try:
             serves = self.host.run.signal(world.dnsmasq(network.name, "pid"), world.dnsmasq(network.name, "conf"), 0)

@@ -17,6 +17,8 @@ from cloudme.qemu import hardware
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
 CLONES_CODE_MIB = 96
+VNC_PORTS = 5900
+"""RFC 6143, 1: the port of display 0."""
 SERIAL_LOG = "console.log"
 FIRMWARE_LOG = "firmware.log"
 OUTPUT = "qemu.log"
@@ -86,6 +88,7 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         taps=[*(TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)),
               *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
+        vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
     )
 
@@ -107,9 +110,11 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-m", f"{launch.ram_mib}M",
         "-rtc", "base=utc,clock=host",
         "-display", "none",
-        "-vnc", f"unix:{_escaped(launch.vnc)}",
+        "-vnc", _display(launch),
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]
+    if launch.pid_file:
+        line += ["-pidfile", launch.pid_file]
     for monitor in launch.monitors:
         line += ["-chardev", _socket(monitor, fds), "-mon", f"chardev={monitor.role},mode=control"]
     for chardev in launch.chardevs:
@@ -131,6 +136,12 @@ def fingerprint(launch: Launch) -> str:
              for part in launch.parts]
     seen = [launch.machine, launch.accel, launch.cpu, launch.vcpus, launch.ram_mib, parts]
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def _display(launch: Launch) -> str:
+    if launch.vnc_port is None:
+        return f"unix:{_escaped(launch.vnc)}"
+    return f"127.0.0.1:{launch.vnc_port - VNC_PORTS},password=on"
 
 
 def _translation(launch: Launch) -> str:

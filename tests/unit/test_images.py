@@ -82,7 +82,7 @@ def test_the_command_lines_of_a_build_are_these() -> None:
     assert "--mode=root" in argv
     assert argv[:argv.index("mmdebstrap")] == [
         "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    assert next(word for word in argv if word.startswith("--include=")).endswith("qemu-guest-agent,nginx-light")
+    assert next(word for word in argv if word.startswith("--include=")).endswith("qemu-guest-agent,sudo,nginx-light")
     assert recipes.mke2fs_argv(recipe, "/w/tree", "/w/raw")[-4:] == ["-d", "/w/tree", "/w/raw", "4193280k"]
     assert "start=2048, type=83, bootable" in recipes.sfdisk_script(recipe)
     assert recipes.grub_argv("/core.img")[:7] == [

@@ -61,7 +61,7 @@ def dhcp(state: DhcpState, words: str = "") -> Dhcp:
      False),
     ({"serial": UP, "network_trouble": "x"}, Stage.address, "nobody answers DHCP there: x", "cmnet start", False),
     ({"serial": UP, "dhcp": dhcp(DhcpState.silent)}, Stage.address, "no DHCP request was seen", "ip address", False),
-    ({"serial": UP}, Stage.address, "does not answer at its address", "cmnet status", False),
+    ({"serial": UP}, Stage.address, "does not answer at its address", "cmcheck", False),
     ({"dhcp": dhcp(DhcpState.unanswered, "no address available")}, Stage.address,
      "seen, but not answered (no address available)", "cmnet reload", False),
     ({"dhcp": dhcp(DhcpState.refused, "wrong address")}, Stage.address, "refused (wrong address)", "cmnet reload",

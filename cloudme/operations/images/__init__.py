@@ -71,7 +71,7 @@ def build(
         raise taken(known)
     kept = os.path.join(cache, f"{digest}.qcow2") if cache else None
     image = Image(name=name, size_bytes=recipe.disk_bytes, digest=digest, source=f"Debian {recipe.suite}",
-                  created=_now(transaction.host))
+                  created=_now(transaction.host), user=recipes.USER)
     work = Work(store, name)
     plan: list[Step] = [work]
     if kept and os.path.exists(kept):

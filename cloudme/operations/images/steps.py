@@ -249,7 +249,9 @@ class Remove:
 
 
 def unused(store: Store, image: Image) -> None:
-    """Raises Busy while templates stand on the image."""
+    """Raises Busy while templates or machines stand on the image."""
+    if machines := store.machines_on(image.name):
+        raise Busy(f"image '{image.name}' carries {', '.join(machines)}", hint=f"vmstop -d {machines[0]}")
     if templates := store.templates_of(image.name):
         which = "templates" if templates[1:] else "template"
         raise Busy(f"image '{image.name}' carries the {which} {', '.join(templates)}",
