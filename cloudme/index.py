@@ -88,7 +88,7 @@ def record(path: str) -> dict[str, Any]:
 
 
 def listing(world: World, *, every: bool = False) -> list[dict[str, Any]]:
-    """What runs in `world`, machines first, or everything there is: name, group, type, address, state, since.
+    """What runs in `world`, machines first, or everything there is: name, group, type, address, address6, state, since.
 
     since: when it was started, in seconds since 1970; None where it does not run, as all else that is not known.
     """
@@ -106,9 +106,10 @@ def _known(path: str, now: str) -> dict[str, Any]:
     """What the record at `path` says of group, type and address."""
     raw = record(path) if now in ("running", "stopped") else {}
     if path.endswith(layout.TEMPLATE_RECORD):
-        return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address")}
+        return {"group": TEMPLATES, "type": "default", "address": None, "address6": None}
     nics = raw.get("nics") or [{}]
-    return {"group": raw.get("group"), "type": raw.get("type"), "address": nics[0].get("address")}
+    return {"group": raw.get("group"), "type": raw.get("type"), "address": nics[0].get("address"),
+            "address6": nics[0].get("address6")}
 
 
 def _since(path: str, now: str) -> float | None:

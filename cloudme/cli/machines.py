@@ -55,6 +55,9 @@ def update(args: argparse.Namespace) -> None:
         raise UsageError("nothing to update", hint="--pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
+    if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):
+        raise NotFound(f"there is no {private_key(args.pubkey_path)}, the private key that would prove it",
+                       hint="without --now it takes effect at the next boot")
     change = machines.Change(
         public_key=public_key(args.pubkey_path) if args.pubkey_path else None,
         key_file=private_key(args.pubkey_path) if args.pubkey_path else None, address=one_address(args.ip),

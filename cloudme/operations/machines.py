@@ -220,12 +220,8 @@ class Apply:
 
     def do(self, host: Host) -> None:
         self._tell(host, self.old, self.new, self.target)
-        deadline = time.monotonic() + PROOF_S
         target = self.store.target(self.new)
-        stage = ""
-        while time.monotonic() < deadline and stage not in ("ready", "refused", "host-key"):
-            stage = host.shell.probe(target, timeout_s=10)
-        if stage != "ready":
+        if (stage := _reached(host, target)) != "ready":
             raise TimedOut(f"'{self.new.name}' was changed, but nobody gets in at {target.address} with "
                            f"{target.key_file} ({stage}): it is as before again", hint=f"vmconsole {self.new.name}")
         if self.target.key_file != target.key_file and os.path.exists(self.target.key_file) \
@@ -234,6 +230,7 @@ class Apply:
 
     def undo(self, host: Host) -> None:
         self._tell(host, self.new, self.old, self.store.target(self.new))
+        _reached(host, self.target)
 
     def _tell(self, host: Host, before: Machine, after: Machine, reach: Target) -> None:
         length = self.network.address.network.prefixlen
@@ -256,3 +253,12 @@ class Apply:
         if ports.get("agent", {}).get("frontend-open"):
             return host.agent.execute(layout.socket(run, "agent"), argv, stdin=stdin, timeout_s=APPLY_S)
         return host.shell.run(reach, f"sudo -n {shlex.join(argv)}", stdin=stdin, timeout_s=APPLY_S)
+
+
+def _reached(host: Host, target: Target) -> str:
+    """How far a log-in comes, once the guest is at its address: a word of `Shell.probe`."""
+    deadline = time.monotonic() + PROOF_S
+    stage = ""
+    while time.monotonic() < deadline and stage not in ("ready", "refused", "host-key"):
+        stage = host.shell.probe(target, timeout_s=10)
+    return stage
