@@ -17,6 +17,8 @@ SOCKET_PATH_BYTES = 108
 MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
+CATALOGUE = "catalogue.toml"
+
 WARM = "warm"
 RAM = "ram"
 STATE = "state"
@@ -71,6 +73,11 @@ class World:
     @property
     def playbooks(self) -> str:
         return os.path.join(self.config, "playbooks")
+
+    @property
+    def catalogue(self) -> str:
+        """The entries that users add to the catalogue of images, or put in place of ours."""
+        return os.path.join(self.config, CATALOGUE)
 
     # of the realm
     @property

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 
 from cloudme import cli, seed
+from cloudme.cli import images
 from cloudme.errors import UsageError
 from cloudme.layout import text_template
 from cloudme.model import units
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Template
-from cloudme.model.names import Name
+from cloudme.model.names import ImageName, Name
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import networks, playbooks, power, readiness, templates
@@ -22,6 +23,9 @@ from cloudme.store import Store
 def make(args: argparse.Namespace, name: Name) -> None:
     """A new template: made, prepared, powered off; or its installation started."""
     store, settings = cli.store(args), cli.settings(args)
+    if args.os and not _pulled(args, store):
+        print(f"make template {name} from {args.os}")
+        return
     wanted = _wanted(args, name, settings)
     if os.path.exists(store.world.template_record(name)) and templates.same(store.template(name), wanted):
         cli.teller(args)(f"template '{name}' is there already")
@@ -45,6 +49,15 @@ def make(args: argparse.Namespace, name: Name) -> None:
     if wanted.iso:
         _tell_installation(args, store, template)
     print(name)
+
+
+def _pulled(args: argparse.Namespace, store: Store) -> bool:
+    """Have the image of --os here, and make it that of --image; False where this is only a dry run for want of it."""
+    args.image = ImageName(args.os)
+    if os.path.exists(store.world.image_record(args.image)):
+        return True
+    images.pulled(args, args.image)
+    return not args.dry_run
 
 
 def _prepare(
@@ -94,11 +107,12 @@ def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> N
 
 def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> templates.Wanted:
     if not args.image and not args.iso:
-        raise UsageError("an image or an ISO is wanted", hint="vmcreate -n NAME --image IMAGE, or -i FILE.iso")
-    is_file = bool(args.image) and (os.sep in args.image or os.path.isfile(args.image))
+        raise UsageError("an image or an ISO is wanted",
+                         hint="vmcreate -n NAME --os debian, --image IMAGE, or -i FILE.iso")
+    is_file = bool(args.image) and not args.os and (os.sep in args.image or os.path.isfile(args.image))
     return templates.Wanted(
         name=name, iso=args.iso, file=args.image if is_file else None,
-        image=Name(args.image, "name of an image") if args.image and not is_file else None,
+        image=ImageName(args.image) if args.image and not is_file else None,
         vcpus=settings.vcpus if args.cpus is None else args.cpus,
         ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib,
         disk_bytes=units.disk_bytes(args.disk) if args.disk else None,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
 from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, Template
-from cloudme.model.names import Name
+from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
@@ -40,7 +40,7 @@ def template(text: str, where: str) -> Template:
 
 
 def image(text: str, where: str) -> Image:
-    return _load(text, where, lambda raw: Image(**{**raw, "name": Name(raw["name"])}))
+    return _load(text, where, lambda raw: Image(**{**raw, "name": ImageName(raw["name"])}))
 
 
 def network(text: str, where: str) -> Network:
@@ -80,8 +80,8 @@ def _machine(raw: dict[str, Any]) -> Machine:
 
 def _template(raw: dict[str, Any]) -> Template:
     return Template(**{
-        **raw, "name": Name(raw["name"]), "image": _maybe_name(raw["image"]), "shape": Shape(**raw["shape"]),
-        "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
+        **raw, "name": Name(raw["name"]), "image": raw["image"] and ImageName(raw["image"]),
+        "shape": Shape(**raw["shape"]), "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
     })
 
 
