@@ -81,7 +81,8 @@ def _machine(raw: dict[str, Any]) -> Machine:
 def _template(raw: dict[str, Any]) -> Template:
     return Template(**{
         **raw, "name": Name(raw["name"]), "image": raw["image"] and ImageName(raw["image"]),
-        "shape": Shape(**raw["shape"]), "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
+        "shape": Shape(**raw["shape"]), "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]),
+        "access": _access(raw["access"]),
     })
 
 

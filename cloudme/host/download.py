@@ -26,6 +26,7 @@ HEADERS = {"User-Agent": f"cloudMe/{__version__}", "Accept-Encoding": "identity"
 CHUNK_BYTES = 32 << 10
 """What a cut connection may lose: requests hands out whole chunks only."""
 
+BROKE = "the connection broke"
 TEXT_BYTES = 4 * MIB
 TEXT_TRIES = 2
 PAUSE_LIMIT_S = 30.0
@@ -41,7 +42,8 @@ class _Passing(Exception):
 class Http:
     """Implements `Download`.
 
-    tries:   how often in a row nothing new may come. pause_s: before the second one; it doubles.
+    tries:   how many in a row may fail; one that brings something new begins the count anew.
+    pause_s: between two of them; it doubles.
     stall_s: how long a connection may bring nothing.
     """
 
@@ -105,14 +107,17 @@ class Http:
     def _receive(self, url: str, response: Response, partial: _Partial, progress: Progress) -> None:
         have, total, name = partial.size(), partial.total, url.rpartition("/")[2]
         with reported(partial.path), open(partial.path, "ab") as file:
-            for chunk in self._chunks(url, response):
-                file.write(chunk)
-                file.flush()
-                have += len(chunk)
-                progress(name, have, total or 0)
+            try:
+                for chunk in self._chunks(url, response):
+                    file.write(chunk)
+                    file.flush()
+                    have += len(chunk)
+                    progress(name, have, total or 0)
+                if total is not None and have < total:
+                    raise _Passing(BROKE)
+            except _Passing as problem:
+                raise _Passing(f"{problem}, after {have} of {total or 'unknown'} bytes") from problem
             os.fsync(file.fileno())
-        if total is not None and have < total:
-            raise _Passing(f"the connection ended after {have} of {total} bytes")
 
     def _chunks(self, url: str, response: Response) -> Iterator[bytes]:
         with self._told(url):
@@ -160,7 +165,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
-    return "the connection broke"
+    return BROKE
 
 
 class _Partial:

@@ -1,0 +1,504 @@
+"""Pulling images, from a real web server that misbehaves, with the real qemu-img and gpgv."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloudme import layout
+from cloudme.errors import AlreadyExists, Busy, CloudMeError, NotFound, PeerError, SpecError, StoreError
+from cloudme.host.download import Http
+from cloudme.host.run import Programs
+from cloudme.layout import World
+from cloudme.model.catalogue import INLINE, Entry
+from cloudme.model.machine import Image
+from cloudme.model.names import ImageName
+from cloudme.model.steps import Transaction
+from cloudme.operations import images
+from cloudme.store import Store, take_lock
+from tests import fakes
+from tests.conftest import Ended
+from tests.site import Page, Site, served
+
+pytestmark = pytest.mark.contract
+
+run = Programs()
+PATH = "/mine.qcow2"
+QUICK = Http(tries=1, pause_s=0, stall_s=30)
+
+
+@pytest.fixture
+def store(home: Path) -> Store:
+    return Store(layout.world())
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A qcow2 of about a megabyte, every part of which is different."""
+    folder = tmp_path_factory.mktemp("disk")
+    content = b"".join(hashlib.sha512(bytes([n % 256, n // 256])).digest() for n in range(16384))
+    (folder / "raw").write_bytes(content)
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(folder / "raw"), str(folder / "disk")])
+    return (folder / "disk").read_bytes()
+
+
+@pytest.fixture
+def site(disk: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served() as site:
+        publish(site, disk)
+        yield site
+
+
+def publish(site: Site, content: bytes, **page: object) -> Page:
+    """The disk and its checksum file as a server has them."""
+    site.pages[PATH] = Page(content, **page)  # type: ignore[arg-type]
+    site.pages["/SHA512SUMS"] = Page(f"{hashlib.sha512(content).hexdigest()}  mine.qcow2\n".encode())
+    return site.pages[PATH]
+
+
+def pull(store: Store, site: Site, http: Http = QUICK, *, said: list[str] | None = None, **more: str) -> Image:
+    entry = Entry(name=ImageName("mine"), url=site.url + PATH, checksums=f"{site.url}/SHA512SUMS", user="debian")
+    host = replace(fakes.host(), run=run, now=time.time, download=http)
+    told = [] if said is None else said
+    with Transaction(host, lambda line: None) as transaction:
+        return images.pull(transaction, store, replace(entry, **more), say=told.append,
+                           progress=lambda name, done, total: None)
+
+
+def left(store: Store) -> list[str]:
+    return sorted(os.listdir(store.world.images)) if os.path.isdir(store.world.images) else []
+
+
+def kept(store: Store) -> int:
+    """How many bytes wait to be gone on with."""
+    path = Path(store.world.images, ".mine.part/download")
+    return path.stat().st_size if path.exists() else 0
+
+
+def pulled_whole(store: Store, disk: bytes) -> bool:
+    path = Path(store.world.image_disk("mine"))
+    return (left(store) == ["mine.json", "mine.qcow2"] and path.read_bytes() == disk
+            and path.stat().st_mode & 0o777 == 0o444)
+
+
+def test_an_image_is_there_byte_for_byte_with_its_user_and_digest(store: Store, site: Site, disk: bytes) -> None:
+    image = pull(store, site)
+    assert pulled_whole(store, disk)
+    assert (image.user, image.digest) == ("debian", hashlib.sha512(disk).hexdigest())
+    assert (image.size_bytes, image.source) == (1 << 20, site.url + PATH)
+    assert store.image("mine") == image
+
+
+def test_a_second_pull_asks_for_the_checksums_only(store: Store, site: Site) -> None:
+    first = pull(store, site)
+    site.asked.clear()
+    said: list[str] = []
+    assert pull(store, site, said=said) == first
+    assert site.asked == [("/SHA512SUMS", "")]
+    assert said == ["image 'mine' is there already"]
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_what_is_cut_anywhere_goes_on_from_there(store: Store, site: Site, disk: bytes, tenth: int) -> None:
+    publish(site, disk, cuts=[len(disk) * tenth // 10])
+    said: list[str] = []
+    with pytest.raises(Busy, match="the connection broke, after"):
+        pull(store, site, said=said)
+    have = kept(store)
+    assert have > 0 and left(store) == [".mine.part"]
+    assert "cmimage pull mine goes on from there" in said[0]
+    pull(store, site)
+    assert site.ranges(PATH) == ["", f"bytes={have}-"]
+    assert pulled_whole(store, disk)
+
+
+def test_one_pull_survives_a_connection_that_breaks_at_every_tenth(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) * tenth // 10 for tenth in range(1, 10)])
+    pull(store, site, replace(QUICK, tries=2))
+    assert len(site.ranges(PATH)) == 10
+    assert pulled_whole(store, disk)
+
+
+def test_a_stalled_connection_is_given_up_and_gone_on_with(store: Store, site: Site, disk: bytes) -> None:
+    page = publish(site, disk, cuts=[len(disk) // 2], stalls=True)
+    with pytest.raises(Busy, match=r"nothing came for 0\.2 s"):
+        pull(store, site, replace(QUICK, stall_s=0.2))
+    have = kept(store)
+    assert have > 0
+    page.stalls = False
+    pull(store, site)
+    assert site.ranges(PATH)[1] == f"bytes={have}-"
+    assert pulled_whole(store, disk)
+
+
+def test_a_server_without_ranges_begins_anew(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) // 2], ranges=False)
+    pull(store, site, replace(QUICK, tries=2))
+    assert len(site.ranges(PATH)) == 2
+    assert pulled_whole(store, disk)
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"1"'])
+def test_without_a_strong_validator_nothing_is_gone_on_with(store: Store, site: Site, disk: bytes, etag: str) -> None:
+    publish(site, disk, cuts=[len(disk) // 2], etag=etag)
+    pull(store, site, replace(QUICK, tries=2))
+    assert site.ranges(PATH) == ["", ""]
+    assert pulled_whole(store, disk)
+
+
+def test_a_file_that_never_comes_whole_is_given_up(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) // 2] * 9, ranges=False)
+    with pytest.raises(Busy):
+        pull(store, site, replace(QUICK, tries=3))
+    assert len(site.ranges(PATH)) == 3
+    assert not os.path.exists(store.world.image_disk("mine"))
+
+
+@pytest.mark.parametrize("sums_follow", [True, False], ids=["and-its-checksums", "only"])
+def test_a_file_that_changed_meanwhile_is_begun_anew(
+    store: Store, site: Site, disk: bytes, tmp_path: Path, sums_follow: bool,
+) -> None:
+    """In the other case it is the ETag alone that says so."""
+    run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "new"), "9M"])
+    new = (tmp_path / "new").read_bytes()
+    publish(site, disk, cuts=[len(disk) // 2])
+    if not sums_follow:
+        site.pages["/SHA512SUMS"].content = f"{hashlib.sha512(new).hexdigest()}  mine.qcow2\n".encode()
+    with pytest.raises(Busy):
+        pull(store, site)
+    publish(site, new, etag='"2"')
+    pull(store, site)
+    assert site.ranges(PATH)[1].startswith("bytes=") is not sums_follow
+    assert pulled_whole(store, new)
+
+
+def test_another_url_does_not_go_on_with_this_ones_part(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) // 2])
+    with pytest.raises(Busy):
+        pull(store, site)
+    site.pages["/other/mine.qcow2"] = Page(disk)
+    pull(store, site, url=f"{site.url}/other/mine.qcow2")
+    assert site.ranges("/other/mine.qcow2") == [""]
+    assert pulled_whole(store, disk)
+
+
+def test_a_length_that_is_too_long_ends_in_an_error_or_in_the_whole_file(
+    store: Store, site: Site, disk: bytes,
+) -> None:
+    publish(site, disk, claims=len(disk) + 1000)
+    with pytest.raises(Busy, match=f"broke, after {len(disk)} of {len(disk) + 1000} bytes"):
+        pull(store, site)
+    assert not os.path.exists(store.world.image_disk("mine"))
+    pull(store, site)  # the server has no more: the digest says that it was all
+    assert pulled_whole(store, disk)
+
+
+def test_a_length_that_is_too_short_is_found_by_the_digest(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, claims=len(disk) - 1000)
+    with pytest.raises(PeerError, match="its sha512 is"):
+        pull(store, site)
+    assert left(store) == []
+
+
+def test_a_server_that_does_not_know_the_length_will_do(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, sized=False)
+    pull(store, site)
+    assert pulled_whole(store, disk)
+
+
+def test_a_wrong_digest_leaves_nothing_that_would_be_gone_on_with(store: Store, site: Site, disk: bytes) -> None:
+    site.pages[PATH].content = disk[:-1] + b"?"
+    with pytest.raises(PeerError) as caught:
+        pull(store, site)
+    assert caught.value.exit_status == 76
+    assert left(store) == []
+    site.pages[PATH].content = disk
+    pull(store, site)
+    assert site.ranges(PATH) == ["", ""]
+    assert pulled_whole(store, disk)
+
+
+def test_what_is_no_disk_is_not_kept_either(store: Store, site: Site) -> None:
+    publish(site, b"no disk" * 1000)
+    with pytest.raises(SpecError, match="neither a qcow2 nor a disk that boots"):
+        pull(store, site)
+    assert left(store) == []
+
+
+def test_a_raw_disk_becomes_a_qcow2(store: Store, site: Site, tmp_path: Path) -> None:
+    raw = (bytes(510) + b"\x55\xaa").ljust(1 << 20, b"x")
+    (tmp_path / "raw").write_bytes(raw)
+    publish(site, raw)
+    pull(store, site)
+    run(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(tmp_path / "raw"), store.world.image_disk("mine")])
+    assert left(store) == ["mine.json", "mine.qcow2"]
+
+
+@pytest.mark.parametrize(("path", "status", "error"), [
+    (PATH, 404, NotFound), ("/SHA512SUMS", 404, NotFound), (PATH, 403, PeerError), (PATH, 503, Busy),
+    ("/SHA512SUMS", 500, Busy),
+])
+def test_a_server_that_says_no_is_quoted(
+    store: Store, site: Site, path: str, status: int, error: type[CloudMeError],
+) -> None:
+    site.pages[path].status = status
+    with pytest.raises(error, match=f"{site.url}{path}: .*{status}"):
+        pull(store, site)
+    assert left(store) == []
+
+
+def test_a_server_that_has_hiccups_is_asked_again(store: Store, site: Site, disk: bytes) -> None:
+    site.pages["/SHA512SUMS"].cuts = [3]
+    pull(store, site, replace(QUICK, tries=2))
+    assert len(site.ranges("/SHA512SUMS")) == 2
+    assert pulled_whole(store, disk)
+
+
+@pytest.mark.parametrize("text", ["", "0123  mine.qcow2\n", "{}  other.qcow2\n", "<html>"])
+def test_checksums_without_the_image_are_refused_before_it_is_downloaded(store: Store, site: Site, text: str) -> None:
+    site.pages["/SHA512SUMS"].content = text.format("0" * 128).encode()
+    with pytest.raises(PeerError, match=r"has no SHA-256 or SHA-512 of mine\.qcow2"):
+        pull(store, site)
+    assert site.ranges(PATH) == []
+    assert left(store) == []
+
+
+def test_a_redirect_is_followed_and_the_part_survives_it(store: Store, site: Site, disk: bytes) -> None:
+    site.pages["/mirror"] = Page(disk, cuts=[len(disk) // 2])
+    site.pages[PATH] = Page(b"", status=302, location=f"{site.url}/mirror")
+    pull(store, site, replace(QUICK, tries=2))
+    assert site.ranges("/mirror")[1].startswith("bytes=")
+    assert pulled_whole(store, disk)
+
+
+def test_redirects_in_a_circle_are_an_error(store: Store, site: Site) -> None:
+    site.pages[PATH] = Page(b"", status=302, location=f"{site.url}{PATH}")
+    with pytest.raises(PeerError, match="redirects"):
+        pull(store, site)
+
+
+def test_a_newer_image_is_told_with_what_to_type(store: Store, site: Site, disk: bytes) -> None:
+    first = pull(store, site)
+    publish(site, disk + bytes(512), etag='"2"')
+    with pytest.raises(AlreadyExists, match="has changed since image 'mine' was pulled") as caught:
+        pull(store, site)
+    assert caught.value.exit_status == 73
+    assert str(caught.value.hint).startswith("cmimage remove mine")
+    assert store.image("mine") == first
+
+
+def test_without_a_server_what_is_here_will_do_and_else_it_is_an_error(store: Store, site: Site) -> None:
+    first = pull(store, site)
+    site.pages["/SHA512SUMS"].status = 503
+    said: list[str] = []
+    assert pull(store, site, said=said) == first
+    assert "is there, whether it is the newest or not" in said[0]
+    with pytest.raises(Busy):
+        pull(store, site, name=ImageName("other"))
+    with pytest.raises(Busy, match="Connection refused"):
+        QUICK.text("http://127.0.0.1:1/x")
+
+
+def test_two_at_once_are_not(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) // 2], stalls=True)
+    first = threading.Thread(target=pull, args=(store, site))
+    first.start()
+    assert site.reached.wait(60)
+    with pytest.raises(Busy, match="image 'mine' is being pulled by somebody else"):
+        pull(store, site)
+    site.going.set()
+    first.join()
+    assert pulled_whole(store, disk)
+
+
+def test_the_debris_of_a_killed_pull_is_gone_on_with(store: Store, site: Site, disk: bytes) -> None:
+    publish(site, disk, cuts=[len(disk) // 2])
+    with pytest.raises(Busy):
+        pull(store, site)
+    os.close(take_lock(os.path.join(store.world.images, ".mine.part/lock")))
+    pull(store, site)
+    assert pulled_whole(store, disk)
+
+
+def test_too_little_room_is_told_before_the_first_byte(
+    store: Store, site: Site, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = os.statvfs("/")
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real[:4], 1, *real[5:])))
+    with pytest.raises(StoreError, match="are wanted"):
+        pull(store, site)
+    assert kept(store) == 0
+
+
+# signatures
+
+@pytest.fixture(scope="module")
+def gpg() -> Iterator[Callable[..., bytes]]:
+    """Runs gpg with a key of its own: `gpg(stdin, options...)`. Its agent's socket wants a short path."""
+    if not (program := shutil.which("gpg")):
+        pytest.skip("no gpg")
+    if not shutil.which("gpgv"):
+        pytest.skip("no gpgv")
+    folder = f"/tmp/cm-gpg-{os.getpid()}"
+    os.mkdir(folder, 0o700)
+    environ = {"GNUPGHOME": folder}
+
+    def call(stdin: bytes, *options: str) -> bytes:
+        Path(folder, "in").write_bytes(stdin)
+        run([program, "--batch", "--quiet", "--yes", "--pinentry-mode", "loopback", "--passphrase", "", "--output",
+             f"{folder}/out", *options, *([f"{folder}/in"] if stdin else [])], env=environ)
+        return Path(folder, "out").read_bytes() if Path(folder, "out").exists() else b""
+
+    try:
+        call(b"", "--quick-gen-key", "Images <images@example.org>", "ed25519", "sign")
+        yield call
+    finally:
+        run(["gpgconf", "--kill", "all"], env=environ)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["binary", "armored"])
+def keyring(request: pytest.FixtureRequest, gpg: Callable[..., bytes], tmp_path: Path) -> str:
+    path = tmp_path / "keyring"
+    path.write_bytes(gpg(b"", *(["--armor"] if request.param == "armored" else []), "--export"))
+    return str(path)
+
+
+def test_a_detached_signature_of_the_checksums(
+    store: Store, site: Site, disk: bytes, gpg: Callable[..., bytes], keyring: str,
+) -> None:
+    sums = site.pages["/SHA512SUMS"].content
+    signed = {"signature": f"{site.url}/sig", "keyring": keyring}
+    site.pages["/sig"] = Page(gpg(sums + b"x", "--detach-sign"))
+    with pytest.raises(PeerError, match="BAD signature") as caught:
+        pull(store, site, **signed)
+    assert caught.value.exit_status == 76
+    assert site.ranges(PATH) == []
+    site.pages["/sig"] = Page(gpg(sums, "--detach-sign"))
+    said: list[str] = []
+    pull(store, site, said=said, **signed)
+    assert said == []
+    assert pulled_whole(store, disk)
+
+
+def test_a_clear_signed_checksum_file_counts_only_where_it_is_signed(
+    store: Store, site: Site, disk: bytes, gpg: Callable[..., bytes], keyring: str,
+) -> None:
+    sums, page = site.pages["/SHA512SUMS"].content, site.pages["/SHA512SUMS"]
+    signed = {"signature": INLINE, "keyring": keyring}
+    page.content = gpg(sums, "--clear-sign").replace(sums[:8], b"00000000")
+    with pytest.raises(PeerError, match="BAD signature"):
+        pull(store, site, **signed)
+    page.content = sums + gpg(b"something else\n", "--clear-sign")
+    with pytest.raises(PeerError, match="has no SHA-256 or SHA-512"):
+        pull(store, site, **signed)
+    page.content = sums
+    with pytest.raises(PeerError):
+        pull(store, site, **signed)
+    assert site.ranges(PATH) == []
+    page.content = gpg(sums, "--clear-sign")
+    pull(store, site, **signed)
+    assert pulled_whole(store, disk)
+
+
+def test_a_signature_of_the_image_itself(
+    store: Store, site: Site, disk: bytes, gpg: Callable[..., bytes], keyring: str,
+) -> None:
+    signed = {"signature": f"{site.url}{PATH}.sig", "keyring": keyring}
+    site.pages[f"{PATH}.sig"] = Page(gpg(disk[1:], "--detach-sign"))
+    with pytest.raises(PeerError, match="BAD signature"):
+        pull(store, site, **signed)
+    assert left(store) == []
+    site.pages[f"{PATH}.sig"] = Page(gpg(disk, "--detach-sign"))
+    pull(store, site, **signed)
+    assert pulled_whole(store, disk)
+
+
+def test_another_key_is_none(store: Store, site: Site, gpg: Callable[..., bytes], tmp_path: Path) -> None:
+    (tmp_path / "none").touch()
+    site.pages["/sig"] = Page(gpg(site.pages["/SHA512SUMS"].content, "--detach-sign"))
+    with pytest.raises(PeerError):
+        pull(store, site, signature=f"{site.url}/sig", keyring=str(tmp_path / "none"))
+
+
+def test_a_signature_that_is_not_there_is_an_error_and_a_keyring_that_is_not_is_told_once(
+    store: Store, site: Site, disk: bytes, tmp_path: Path,
+) -> None:
+    (tmp_path / "keyring").touch()
+    with pytest.raises(NotFound, match="/sig"):
+        pull(store, site, signature=f"{site.url}/sig", keyring=str(tmp_path / "keyring"))
+    said: list[str] = []
+    pull(store, site, said=said, signature=f"{site.url}/sig", keyring="/no/such/keyring")
+    assert said == ["the signature of mine is not verified, only its digest: there is no /no/such/keyring"]
+    assert pulled_whole(store, disk)
+
+
+# the commands
+
+@pytest.fixture
+def catalogue(home: Path, site: Site) -> Site:
+    """An entry 'mine-1.2' of that site, and 'mine', another name for it."""
+    world: World = layout.world()
+    os.makedirs(world.config)
+    Path(world.catalogue).write_text(
+        f'["mine-1.2"]\nurl = "{site.url}{PATH}"\nchecksums = "{site.url}/SHA512SUMS"\nuser = "me"\n'
+        '[mine]\nalias = "mine-1.2"\n', "utf-8")
+    return site
+
+
+def test_cmimage_pull(command: Callable[..., Ended], catalogue: Site, store: Store, disk: bytes) -> None:
+    dry = command("cmimage", "pull", "mine-1.2", "--dry-run")
+    assert dry.status == 0
+    assert dry.stdout.splitlines()[1:] == [
+        f"download {catalogue.url}{PATH}", "check it, and take it as it is", "publish image mine-1.2", "clean up"]
+    assert left(store) == []
+    first = command("cmimage", "pull", "mine-1.2")
+    assert (first.status, first.stdout) == (0, "")
+    assert store.image("mine-1.2").user == "me"
+    assert "mine-1.2" in command("cmimage", "list").stdout
+    again = command("cmimage", "pull", "mine-1.2")
+    assert (again.status, again.stderr) == (0, "cmimage: image 'mine-1.2' is there already\n")
+    offered = [line.split() for line in command("cmimage", "pull", "--list").stdout.splitlines()]
+    assert ["mine-1.2", "me", "here"] in offered and ["mine", "me", "-"] in offered
+    assert command("cmimage", "remove", "mine-1.2").status == 0
+
+
+def test_vmcreate_from_the_catalogue(command: Callable[..., Ended], catalogue: Site, store: Store) -> None:
+    dry = command("vmcreate", "-n", "web", "--os", "mine", "--no-prepare", "--dry-run")
+    assert dry.status == 0 and dry.stdout.splitlines()[-1] == "make template web from mine"
+    made = command("vmcreate", "-n", "web", "--os", "mine", "--no-prepare")
+    assert (made.status, made.stdout) == (0, "web\n")
+    assert store.template("web").image == "mine"
+    catalogue.pages.clear()
+    assert command("vmcreate", "-n", "web2", "--os", "mine", "--no-prepare").status == 0
+    missing = command("vmcreate", "-n", "x", "--os", "none", "--no-prepare")
+    assert missing.status == 66 and "cmimage pull --list" in missing.stderr
+
+
+def test_ctrl_c_keeps_what_came(
+    command: Callable[..., Ended], catalogue: Site, disk: bytes, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Http._chunks
+
+    def interrupted(self: Http, *of: object) -> Iterator[bytes]:
+        chunks = real(self, *of)  # type: ignore[arg-type]
+        yield next(chunks)
+        if catalogue.asked[-1] == (PATH, ""):
+            raise KeyboardInterrupt
+        yield from chunks
+
+    monkeypatch.setattr(Http, "_chunks", interrupted)
+    ended = command("cmimage", "pull", "mine")
+    assert ended.status == 130
+    assert "what came of image 'mine' is kept: cmimage pull mine goes on from there" in ended.stderr
+    assert command("cmimage", "pull", "mine").status == 0
+    assert catalogue.ranges(PATH) == ["", "bytes=32768-"]
