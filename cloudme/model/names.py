@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from cloudme.errors import UsageError
 from cloudme.index import TEMPLATES as TEMPLATES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _LENGTH = 63
