@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cloudme import cli, seed
 from cloudme.cli import images
-from cloudme.errors import UsageError
+from cloudme.errors import AlreadyExists, UsageError
 from cloudme.layout import text_template
 from cloudme.model import units
 from cloudme.model.hostconfig import Settings
@@ -23,7 +23,7 @@ from cloudme.store import Store
 def make(args: argparse.Namespace, name: Name) -> None:
     """A new template: made, prepared, powered off; or its installation started."""
     store, settings = cli.store(args), cli.settings(args)
-    if args.os and not _pulled(args, store):
+    if args.os and not _pulled(args, store, name):
         print(f"make template {name} from {args.os}")
         return
     wanted = _wanted(args, name, settings)
@@ -51,11 +51,13 @@ def make(args: argparse.Namespace, name: Name) -> None:
     print(name)
 
 
-def _pulled(args: argparse.Namespace, store: Store) -> bool:
+def _pulled(args: argparse.Namespace, store: Store, name: Name) -> bool:
     """Have the image of --os here, and make it that of --image; False where this is only a dry run for want of it."""
     args.image = ImageName(args.os)
     if os.path.exists(store.world.image_record(args.image)):
         return True
+    if os.path.exists(store.world.template_record(name)):
+        raise AlreadyExists(f"there is a template '{name}' already, on another image", hint=f"vmcreate --remove {name}")
     images.pulled(args, args.image)
     return not args.dry_run
 

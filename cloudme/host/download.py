@@ -75,8 +75,9 @@ class Http:
 
     def _text(self, url: str) -> bytes:
         with self._answer(url, {}) as response:
-            if url.startswith("https:") and not response.url.startswith("https:"):
-                raise PeerError(f"{url}: leads to {response.url}, which anybody on the way can change")
+            path = [answer.url for answer in (*response.history, response)]
+            if insecure := [hop for hop in path if url.startswith("https:") and not hop.startswith("https:")]:
+                raise PeerError(f"{url}: leads to {insecure[0]}, which anybody on the way can change")
             found = b""
             for chunk in self._chunks(url, response):
                 found += chunk

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 
 from cloudme.errors import AlreadyExists, Busy, CloudMeError, NotFound, PeerError, SpecError, StoreError
 from cloudme.host.run import Programs
@@ -210,6 +212,20 @@ def test_a_redirect_is_followed_and_the_part_survives_it(store: Store, site: Sit
     pull(store, site, replace(QUICK, tries=2))
     assert site.ranges("/mirror")[1].startswith("bytes=")
     assert pulled_whole(store, disk)
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+def test_checksums_do_not_leave_a_secure_way(monkeypatch: pytest.MonkeyPatch, hop: int) -> None:
+    """No server of the tests' own is one that requests trusts: its answer is made up."""
+    urls = ["https://a/SUMS", "https://b/SUMS", "https://c/SUMS"]
+    urls[hop + 1] = "http://b/SUMS"
+    answers = [requests.Response() for _ in urls]
+    for answer, url in zip(answers, urls, strict=True):
+        answer.url, answer.status_code, answer.raw = url, 200, io.BytesIO()
+    answers[-1].history = answers[:-1]
+    monkeypatch.setattr(requests, "get", lambda url, **more: answers[-1])
+    with pytest.raises(PeerError, match="leads to http://b/SUMS"):
+        QUICK.text(urls[0])
 
 
 def test_redirects_in_a_circle_are_an_error(store: Store, site: Site) -> None:

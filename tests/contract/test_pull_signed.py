@@ -165,6 +165,9 @@ def test_vmcreate_from_the_catalogue(command: Callable[..., Ended], catalogue: S
     assert store.template("web").image == "mine"
     catalogue.pages.clear()
     assert command("vmcreate", "-n", "web2", "--os", "mine", "--no-prepare").status == 0
+    os.remove(store.world.image_record("mine"))
+    taken = command("vmcreate", "-n", "web", "--os", "mine", "--no-prepare")
+    assert taken.status == 73 and "on another image" in taken.stderr
     missing = command("vmcreate", "-n", "x", "--os", "none", "--no-prepare")
     assert missing.status == 66 and "cmimage pull --list" in missing.stderr
 

@@ -16,7 +16,7 @@ from cloudme.errors import Busy, CommandFailed, ConfigError, PeerError
 from cloudme.formats import checksums
 from cloudme.model.catalogue import INLINE, Entry
 from cloudme.model.ports import Host, Progress
-from cloudme.operations.images.steps import Done, Work
+from cloudme.operations.images.steps import Done, Work, known_image
 from cloudme.store import reported, take_lock
 
 GPGV_TIMEOUT_S = 600
@@ -45,6 +45,8 @@ class Part(Work):
                 self.lock = take_lock(lock)
                 if not os.path.samestat(os.fstat(self.lock), os.stat(lock)):
                     raise Busy("its holder has just removed it")
+                if known_image(self.store, self.name):
+                    raise Busy("its holder has just published it")
             except (Busy, FileNotFoundError):
                 self._leave()
                 raise Busy(f"image '{self.name}' is being pulled by somebody else", hint="wait for it") from None
