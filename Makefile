@@ -12,9 +12,9 @@ SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 
 # What Debian has to bring: to run, and to be tested.
 RUN_PACKAGES = python3 python3-venv qemu-system-x86 qemu-utils dnsmasq-base nftables iproute2 openssh-client \
-	mmdebstrap e2fsprogs fdisk
+	mmdebstrap e2fsprogs fdisk gpgv
 TEST_PACKAGES = $(RUN_PACKAGES) git make bash zsh fish shellcheck groff-base util-linux systemd \
-	openssh-server
+	openssh-server gpg gpg-agent
 TEST = tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
 .PHONY: all install uninstall demo test check unit contract net guest bench completions man format help

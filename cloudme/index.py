@@ -106,7 +106,7 @@ def _known(path: str, now: str) -> dict[str, Any]:
     """What the record at `path` says of group, type and address."""
     raw = record(path) if now in ("running", "stopped") else {}
     if path.endswith(layout.TEMPLATE_RECORD):
-        return {"group": TEMPLATES, "type": "default", "address": None, "address6": None}
+        return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address"), "address6": None}
     nics = raw.get("nics") or [{}]
     return {"group": raw.get("group"), "type": raw.get("type"), "address": nics[0].get("address"),
             "address6": nics[0].get("address6")}

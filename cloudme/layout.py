@@ -21,6 +21,8 @@ OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", 
 """Of a machine that stands on an image: one word each, for people and their scripts. The last is QEMU's own, and there
 while it runs."""
 
+CATALOGUE = "catalogue.toml"
+
 WARM = "warm"
 RAM = "ram"
 STATE = "state"
@@ -75,6 +77,11 @@ class World:
     @property
     def playbooks(self) -> str:
         return os.path.join(self.config, "playbooks")
+
+    @property
+    def catalogue(self) -> str:
+        """The entries that users add to the catalogue of images, or put in place of ours."""
+        return os.path.join(self.config, CATALOGUE)
 
     # of the realm
     @property

@@ -3,18 +3,18 @@
 
 # _cloudme_names KIND: the names that there are, one a line, in the world that the words so far choose.
 _cloudme_names() {
-    local data machines realm=${CLOUDME_REALM:-} file i
+    local data config machines realm=${CLOUDME_REALM:-} file i
     for ((i = 1; i < COMP_CWORD; i++)); do
         [[ ${COMP_WORDS[i]} == --realm ]] || continue
         realm=${COMP_WORDS[i + 1]}
         [[ $realm == '=' ]] && realm=${COMP_WORDS[i + 2]}
     done
     if [[ ${CLOUDME_HOME:-} ]]; then
-        data=$CLOUDME_HOME
+        data=$CLOUDME_HOME config=$CLOUDME_HOME/config
     elif ((EUID == 0)); then
-        data=/var/lib/cloudme
+        data=/var/lib/cloudme config=/etc/cloudme
     else
-        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme
+        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme config=${XDG_CONFIG_HOME:-$HOME/.config}/cloudme
     fi
     machines=$data${realm:+/realms/$realm}/machines
     case $1 in
@@ -23,6 +23,11 @@ _cloudme_names() {
     realms) set -- "$data"/realms/*/machines ;;
     images) set -- "$data"/images/*.json ;;
     networks) set -- "${machines%machines}"networks/*.json ;;
+    catalogue)
+        printf '%s\n' alpine arch debian debian-12 debian-13 fedora rocky-9 ubuntu ubuntu-22.04 ubuntu-24.04
+        sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' "$config/catalogue.toml" 2>/dev/null
+        return
+        ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return
@@ -97,31 +102,36 @@ _cloudme_answer() {
 }
 
 _cloudme_cmimage() {
-    case $(_cloudme_command build add list remove) in
+    case $(_cloudme_command build pull add list remove) in
     build)
     _cloudme_answer '-h --help --suite --include --mirror --cache --dry-run --version -v --verbose -q --quiet --realm' \
         '--suite:none --include:none --mirror:none --cache:folders --realm:realms' \
-        '=build=add=list=remove none'
+        '=build=pull=add=list=remove none'
+        ;;
+    pull)
+    _cloudme_answer '-h --help --list --json --dry-run --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        '=build=pull=add=list=remove catalogue'
         ;;
     add)
     _cloudme_answer '-h --help --user --dry-run --version -v --verbose -q --quiet --realm' \
         '--user:none --realm:realms' \
-        '=build=add=list=remove none files'
+        '=build=pull=add=list=remove none files'
         ;;
     list)
     _cloudme_answer '-h --help --json --version -v --verbose -q --quiet --realm' \
         '--realm:realms' \
-        '=build=add=list=remove'
+        '=build=pull=add=list=remove'
         ;;
     remove)
     _cloudme_answer '-h --help --dry-run --version -v --verbose -q --quiet --realm' \
         '--realm:realms' \
-        '=build=add=list=remove images'
+        '=build=pull=add=list=remove images'
         ;;
     *)
     _cloudme_answer '-h --help --version -v --verbose -q --quiet --realm' \
         '--realm:realms' \
-        '=build=add=list=remove'
+        '=build=pull=add=list=remove'
         ;;
     esac
 }
@@ -157,7 +167,7 @@ complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
     _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --vnc-port' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --vnc-port:none' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --vnc-port:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate

@@ -12,10 +12,14 @@ function __cloudme_values
     set -l joined (string replace -f -r -- '^--realm=' '' $words)
     test -n "$joined"; and set realm $joined[-1]
     set -l data
+    set -l config ~/.config/cloudme
+    test -n "$XDG_CONFIG_HOME"; and set config $XDG_CONFIG_HOME/cloudme
     if test -n "$CLOUDME_HOME"
         set data $CLOUDME_HOME
+        set config $CLOUDME_HOME/config
     else if test (id -u) = 0
         set data /var/lib/cloudme
+        set config /etc/cloudme
     else if test -n "$XDG_DATA_HOME"
         set data $XDG_DATA_HOME/cloudme
     else
@@ -40,6 +44,10 @@ function __cloudme_values
                 set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
             case folders
                 __fish_complete_directories
+            case catalogue
+                printf '%s\n' alpine arch debian debian-12 debian-13 fedora rocky-9 ubuntu ubuntu-22.04 ubuntu-24.04
+                test -e $config/catalogue.toml
+                and string replace -f -r '^\["?([a-z0-9.-]*)"?\].*' '$1' <$config/catalogue.toml
             case groups types
                 set -l files $machines/*/machine.json
                 set -q files[1]; or continue
@@ -72,7 +80,7 @@ function __cloudme_at
 end
 
 complete -c cmimage -f
-complete -c cmimage -n '__cloudme_at 1 --realm' -x -a 'build add list remove'
+complete -c cmimage -n '__cloudme_at 1 --realm' -x -a 'build pull add list remove'
 complete -c cmimage -s h -l help -d 'show this help and exit'
 complete -c cmimage -l version -d 'show the version and exit'
 complete -c cmimage -s v -l verbose -d 'say each step on stderr'
@@ -84,6 +92,11 @@ complete -c cmimage -n '__fish_seen_subcommand_from build' -l include -x -d 'mor
 complete -c cmimage -n '__fish_seen_subcommand_from build' -l mirror -x -d 'an archive, or a line of sources.list (default: the host\'s own archives)'
 complete -c cmimage -n '__fish_seen_subcommand_from build' -l cache -x -a '(__cloudme_values folders)' -d 'keep the finished disk there'
 complete -c cmimage -n '__fish_seen_subcommand_from build' -l dry-run -d 'print what would be done, and change nothing'
+complete -c cmimage -n '__fish_seen_subcommand_from pull; and __cloudme_at 2 --realm' -x -a '(__cloudme_values catalogue)'
+complete -c cmimage -n '__fish_seen_subcommand_from pull' -s h -l help -d 'show this help message and exit'
+complete -c cmimage -n '__fish_seen_subcommand_from pull' -l list -d 'print the catalogue: name, user, description, here or not'
+complete -c cmimage -n '__fish_seen_subcommand_from pull' -l json -d 'print the result as JSON'
+complete -c cmimage -n '__fish_seen_subcommand_from pull' -l dry-run -d 'print what would be done, and change nothing'
 complete -c cmimage -n '__fish_seen_subcommand_from add; and __cloudme_at 3 --user --realm' -r -F
 complete -c cmimage -n '__fish_seen_subcommand_from add' -s h -l help -d 'show this help message and exit'
 complete -c cmimage -n '__fish_seen_subcommand_from add' -l user -x -d 'whom its cloud-init lets in (default: root)'
@@ -154,7 +167,7 @@ complete -c vmcreate -n '__cloudme_at 1 -n --name-of -i --iso --image --os -m --
 complete -c vmcreate -s n -l name-of -x -a '(__cloudme_values templates)' -d 'the same as an option'
 complete -c vmcreate -s i -l iso -r -F -d 'install from this ISO file'
 complete -c vmcreate -l image -r -F -a '(__cloudme_values images)' -d 'stand on this image'
-complete -c vmcreate -l os -x -a '(__cloudme_values images)' -d 'the same, pulled if it is not here'
+complete -c vmcreate -l os -x -a '(__cloudme_values catalogue images)' -d 'stand on this image, pulled (cmimage) if not here'
 complete -c vmcreate -s a -l adjust -d 'change memory, CPUs, disk of a template'
 complete -c vmcreate -l remove -d 'remove a template that has no clones'
 complete -c vmcreate -s m -l memory -x -d 'memory; a bare number is MiB'

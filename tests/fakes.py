@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
-from cloudme.errors import CloudMeError, PeerError, SpecError
+from cloudme.errors import CloudMeError, NotFound, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
@@ -292,6 +292,30 @@ class FakePlaybooks:
 
 
 @dataclass
+class FakeDownload:
+    """Serves `files`, by URL; `fail` raises for a URL. asked: every URL, in order."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    fail: dict[str, CloudMeError] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def text(self, url: str) -> bytes:
+        self.asked.append(url)
+        if url in self.fail:
+            raise self.fail[url]
+        if url not in self.files:
+            raise NotFound(f"{url}: 404")
+        return self.files[url]
+
+    def file(self, url: str, path: str, *, mark: str, room: Callable[[int], None], progress: Progress) -> None:
+        content = self.text(url)
+        room(len(content))
+        with open(path, "wb") as file:
+            file.write(content)
+        progress(os.path.basename(url), len(content), len(content))
+
+
+@dataclass
 class FakeIso:
     written: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
@@ -314,8 +338,8 @@ def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(),
-        "streams": FakeStreams(), "playbooks": FakePlaybooks(), "iso": FakeIso(), "keys": FakeKeys(),
-        "now": lambda: 1_800_000_000.0,
+        "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
+        "keys": FakeKeys(), "now": lambda: 1_800_000_000.0,
     }
     return Host(**{**fakes, **parts})
 

@@ -6,6 +6,7 @@ repeat what layout.py says of the folders, and a test holds the two together.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Iterator
 
 from tools.programs import ROOT, Argument, Command, Program, discover
@@ -146,7 +147,9 @@ def _fish_quote(text: str) -> str:
 
 
 def _text(shell: str) -> str:
-    return (TEXTS / f"common.{shell}").read_text(encoding="utf-8")
+    """The common part. No shell knows where our catalogue is installed: its names are in the text."""
+    ours = tomllib.loads((ROOT / "templates" / "catalogue.toml").read_text(encoding="utf-8"))
+    return (TEXTS / f"common.{shell}").read_text(encoding="utf-8").replace("@CATALOGUE@", " ".join(sorted(ours)))
 
 
 def files(programs: Iterable[Program] | None = None) -> dict[str, str]:

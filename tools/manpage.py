@@ -27,6 +27,7 @@ FILES = (
     ("/var/lib/cloudme, ~/.local/share/cloudme", "images, templates, machines, networks: root's, a user's"),
     ("/run/cloudme, $XDG_RUNTIME_DIR/cloudme", "sockets of what runs"),
     ("/etc/cloudme/cloudme.toml, ~/.config/cloudme/cloudme.toml, ./cloudme.toml", "defaults, the last one wins"),
+    ("/etc/cloudme/catalogue.toml, ~/.config/cloudme/catalogue.toml", "more images for cmimage pull and vmcreate --os"),
 )
 
 

@@ -42,7 +42,8 @@ class Bar:
             self._rich = _started()
             self._rich.add_task("", total=None)
         if self._rich is not None:
-            self._rich.update(self._rich.task_ids[0], description=os.path.basename(name), completed=done, total=total)
+            self._rich.update(self._rich.task_ids[0], description=os.path.basename(name), completed=done,
+                              total=total or None)
 
     def close(self) -> None:
         if self._rich is not None:

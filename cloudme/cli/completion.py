@@ -45,6 +45,9 @@ def _names(kind: str, world: layout.World) -> Iterator[str]:
         for file in os.listdir(world.images if kind == "images" else world.networks):
             if file.endswith(".json") and not file.startswith("."):
                 yield file.removesuffix(".json")
+    elif kind == "catalogue":
+        yield from _catalogue(os.path.join(layout.text_templates(), layout.CATALOGUE))
+        yield from _catalogue(world.catalogue)
     elif kind == "realms":
         yield from index.names(os.path.join(world.data, "realms"))
     elif kind == "templates":
@@ -53,3 +56,10 @@ def _names(kind: str, world: layout.World) -> Iterator[str]:
         for name in index.names(world.machines):
             if raw := index.record(world.machine_record(name)):
                 yield name if kind == "machines" else raw.get(kind.removesuffix("s"), "")
+
+
+def _catalogue(path: str) -> Iterator[str]:
+    import tomllib
+
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+        yield from tomllib.load(file)

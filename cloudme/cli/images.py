@@ -9,16 +9,19 @@ import glob
 import os
 
 from cloudme import cli
+from cloudme.cli import bar, wiring
+from cloudme.errors import NotFound, UsageError
 from cloudme.formats import aptsources
 from cloudme.model import recipe
-from cloudme.model.names import Name
+from cloudme.model.machine import Image
+from cloudme.model.names import ImageName
 from cloudme.model.steps import Transaction
 from cloudme.model.units import human
 from cloudme.operations import images
 
 
 def build(args: argparse.Namespace) -> None:
-    name = Name(args.name, "name of an image")
+    name = ImageName(args.name)
     include = [word for words in args.include or [] for word in words.split(",") if word]
     wanted = recipe.debian(args.suite, include)
     with _transaction(args) as transaction:
@@ -28,7 +31,39 @@ def build(args: argparse.Namespace) -> None:
 
 def add(args: argparse.Namespace) -> None:
     with _transaction(args) as transaction:
-        images.add(transaction, cli.store(args), Name(args.name, "name of an image"), args.file, user=args.user)
+        images.add(transaction, cli.store(args), ImageName(args.name), args.file, user=args.user)
+
+
+def pull(args: argparse.Namespace) -> None:
+    if args.list == bool(args.name):
+        raise UsageError("a name is wanted, or --list")
+    if args.list:
+        _offered(args)
+        return
+    image = pulled(args, ImageName(args.name))
+    if args.json and not args.dry_run:
+        cli.print_json(dataclasses.asdict(image))
+
+
+def pulled(args: argparse.Namespace, name: ImageName) -> Image:
+    """The image of that name in the catalogue, downloaded if need be. Raises NotFound."""
+    store = cli.store(args)
+    if not (entry := wiring.catalogue(store.world).get(name)):
+        raise NotFound(f"no '{name}' in the catalogue", hint="cmimage pull --list")
+    with _transaction(args) as transaction, bar.shown(quiet=args.quiet) as progress:
+        return images.pull(transaction, store, entry, say=cli.teller(args), progress=progress)
+
+
+def _offered(args: argparse.Namespace) -> None:
+    store = cli.store(args)
+    here = {image.name for image in store.images()}
+    entries = sorted(wiring.catalogue(store.world).values(), key=lambda entry: entry.name)
+    if args.json:
+        cli.print_json([{**dataclasses.asdict(entry), "here": entry.name in here} for entry in entries])
+        return
+    cli.print_table(
+        ([entry.name, entry.user, entry.description, "here" if entry.name in here else "-"] for entry in entries),
+        heads=("NAME", "USER", "DESCRIPTION", "HERE"))
 
 
 def listed(args: argparse.Namespace) -> None:
@@ -44,7 +79,7 @@ def listed(args: argparse.Namespace) -> None:
 
 def remove(args: argparse.Namespace) -> None:
     with _transaction(args) as transaction:
-        images.remove(transaction, cli.store(args), Name(args.name, "name of an image"))
+        images.remove(transaction, cli.store(args), ImageName(args.name))
 
 
 def _transaction(args: argparse.Namespace) -> Transaction:

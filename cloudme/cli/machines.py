@@ -6,11 +6,13 @@ import argparse
 import os
 
 from cloudme import cli, index
+from cloudme.cli import images
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import units
+from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Shape
-from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, Name
+from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.model.ports import Host
 from cloudme.operations import machines, networks
@@ -21,30 +23,39 @@ KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecd
 
 def make(args: argparse.Namespace, name: Name) -> None:
     """A machine of its own; it is not started."""
-    store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
-    image = args.os or args.image
-    if not image or not args.pubkey_path:
-        raise UsageError("an image and a public key are wanted",
-                         hint=f"vmcreate {name} --machine --os debian --pubkey-path ~/.ssh/id_ed25519.pub --ip ADDRESS")
-    if (group := Name(args.group or DEFAULT_GROUP, "name of a group")) == TEMPLATES:
-        raise UsageError(f"the group '{TEMPLATES}' is reserved")
-    wanted = machines.Wanted(
-        name=name, image=Name(image, "name of an image"), group=group, user=args.user,
-        type=Name(args.type or DEFAULT_TYPE, "name of a type"), address=one_address(args.ip),
-        public_key=public_key(args.pubkey_path), key_file=private_key(args.pubkey_path),
-        networks=groupfiles.networks(args.network or [DEFAULT_NETWORK]),
-        user_data=user_data(host, args.user_data) if args.user_data else "",
-        shape=Shape(vcpus=settings.vcpus if args.cpus is None else args.cpus,
-                    ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib),
-        disk_bytes=units.disk_bytes(args.disk) if args.disk else settings.disk_bytes,
-        vnc_port=args.vnc_port,
-    )
+    store, settings = cli.store(args), cli.settings(args)
+    wanted = _wanted(args, name, settings)
+    if args.os and not os.path.exists(store.world.image_record(wanted.image)):
+        images.pulled(args, wanted.image)
+        if args.dry_run:
+            print(f"make machine {name} on it")
+            return
+    host = cli.host(args)
     with cli.transaction(args, host) as transaction:
         machines.make(transaction, store, wanted, settings)
         if transaction.dry_run:
             return
         networks.refresh_names(host, store)
     print(name)
+
+
+def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machines.Wanted:
+    if not (args.os or args.image) or not args.pubkey_path:
+        raise UsageError("an image and a public key are wanted",
+                         hint=f"vmcreate {name} --machine --os debian --pubkey-path ~/.ssh/id_ed25519.pub --ip ADDRESS")
+    if (group := Name(args.group or DEFAULT_GROUP, "name of a group")) == TEMPLATES:
+        raise UsageError(f"the group '{TEMPLATES}' is reserved")
+    return machines.Wanted(
+        name=name, image=ImageName(args.os or args.image), group=group, user=args.user,
+        type=Name(args.type or DEFAULT_TYPE, "name of a type"), address=one_address(args.ip),
+        public_key=public_key(args.pubkey_path), key_file=private_key(args.pubkey_path),
+        networks=groupfiles.networks(args.network or [DEFAULT_NETWORK]),
+        user_data=user_data(cli.host_outside(args), args.user_data) if args.user_data else "",
+        shape=Shape(vcpus=settings.vcpus if args.cpus is None else args.cpus,
+                    ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib),
+        disk_bytes=units.disk_bytes(args.disk) if args.disk else settings.disk_bytes,
+        vnc_port=args.vnc_port,
+    )
 
 
 def update(args: argparse.Namespace) -> None:

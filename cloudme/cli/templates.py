@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 
 from cloudme import cli, seed
-from cloudme.errors import UsageError
+from cloudme.cli import images
+from cloudme.errors import AlreadyExists, UsageError
 from cloudme.layout import text_template
 from cloudme.model import units
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Template
-from cloudme.model.names import Name
+from cloudme.model.names import ImageName, Name
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import networks, playbooks, power, readiness, templates
@@ -22,6 +23,12 @@ from cloudme.store import Store
 def make(args: argparse.Namespace, name: Name) -> None:
     """A new template: made, prepared, powered off; or its installation started."""
     store, settings = cli.store(args), cli.settings(args)
+    own = ("pubkey_path", "ip", "network", "user", "user_data", "vnc_port", "group", "type")
+    if given := [option for option in own if getattr(args, option) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --machine")
+    if args.os and not _pulled(args, store, name):
+        print(f"make template {name} from {args.os}")
+        return
     wanted = _wanted(args, name, settings)
     if os.path.exists(store.world.template_record(name)) and templates.same(store.template(name), wanted):
         cli.teller(args)(f"template '{name}' is there already")
@@ -45,6 +52,17 @@ def make(args: argparse.Namespace, name: Name) -> None:
     if wanted.iso:
         _tell_installation(args, store, template)
     print(name)
+
+
+def _pulled(args: argparse.Namespace, store: Store, name: Name) -> bool:
+    """Have the image of --os here, and make it that of --image; False where this is only a dry run for want of it."""
+    args.image = ImageName(args.os)
+    if os.path.exists(store.world.image_record(args.image)):
+        return True
+    if os.path.exists(store.world.template_record(name)):
+        raise AlreadyExists(f"there is a template '{name}' already, on another image", hint=f"vmcreate --remove {name}")
+    images.pulled(args, args.image)
+    return not args.dry_run
 
 
 def _prepare(
@@ -93,16 +111,13 @@ def upgrade(args: argparse.Namespace, store: Store, host: Host, name: Name) -> N
 
 
 def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> templates.Wanted:
-    own = ("pubkey_path", "ip", "network", "user", "user_data", "vnc_port", "group", "type")
-    if given := [option for option in own if getattr(args, option) is not None]:
-        raise UsageError(f"--{given[0].replace('_', '-')} goes with --machine")
-    args.image = args.image or args.os
     if not args.image and not args.iso:
-        raise UsageError("an image or an ISO is wanted", hint="vmcreate -n NAME --image IMAGE, or -i FILE.iso")
-    is_file = bool(args.image) and (os.sep in args.image or os.path.isfile(args.image))
+        raise UsageError("an image or an ISO is wanted",
+                         hint="vmcreate -n NAME --os debian, --image IMAGE, or -i FILE.iso")
+    is_file = bool(args.image) and not args.os and (os.sep in args.image or os.path.isfile(args.image))
     return templates.Wanted(
         name=name, iso=args.iso, file=args.image if is_file else None,
-        image=Name(args.image, "name of an image") if args.image and not is_file else None,
+        image=ImageName(args.image) if args.image and not is_file else None,
         vcpus=settings.vcpus if args.cpus is None else args.cpus,
         ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib,
         disk_bytes=units.disk_bytes(args.disk) if args.disk else None,

@@ -8,8 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from cloudme import layout
+from cloudme.formats import catalogue as catalogue_format
 from cloudme.formats import settings as settings_format
 from cloudme.layout import World
+from cloudme.model.catalogue import Entry
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
@@ -22,6 +25,14 @@ def settings(world: World, accel: str | None) -> Settings:
         files.insert(0, "/etc/cloudme/cloudme.toml")
     found = settings_format.read(list(dict.fromkeys(files)))
     return dataclasses.replace(found, accel=Accelerator(accel)) if accel else found
+
+
+def catalogue(world: World) -> dict[str, Entry]:
+    """The images that can be pulled: ours, the system's, the user's; a later entry replaces one of the same name."""
+    files = [os.path.join(layout.text_templates(), layout.CATALOGUE), world.catalogue]
+    if "CLOUDME_HOME" not in os.environ:
+        files.insert(1, os.path.join("/etc/cloudme", layout.CATALOGUE))
+    return catalogue_format.read(list(dict.fromkeys(files)))
 
 
 def host(world: World) -> Host:
@@ -87,12 +98,13 @@ def abandon(world: World) -> list[Step]:
 
 
 def _adapters(world: World) -> Host:
-    from cloudme.host import agent, iso, keys, netlink, playbook, qemu, run, ssh, streams
+    from cloudme.host import agent, download, iso, keys, netlink, playbook, qemu, run, ssh, streams
 
     runner = run.Programs()
     net = netlink.Links(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
-        streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), iso=iso.IsoWriter(),
+        streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
+        iso=iso.IsoWriter(),
         keys=keys.SshKeys(), now=time.time,
     )

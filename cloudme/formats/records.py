@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
 from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, Template
-from cloudme.model.names import Name
+from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
@@ -41,7 +41,7 @@ def template(text: str, where: str) -> Template:
 
 
 def image(text: str, where: str) -> Image:
-    return _load(text, where, lambda raw: Image(**{**raw, "name": Name(raw["name"])}))
+    return _load(text, where, lambda raw: Image(**{**raw, "name": ImageName(raw["name"])}))
 
 
 def network(text: str, where: str) -> Network:
@@ -75,14 +75,15 @@ def _machine(raw: dict[str, Any]) -> Machine:
         **raw, "name": Name(raw["name"]), "type": Name(raw["type"]), "template": _maybe(Name, raw["template"]),
         "shape": Shape(**raw["shape"]), "disks": tuple(Disk(**disk) for disk in raw["disks"]),
         "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
-        "bases": tuple(raw["bases"]), "image": _maybe(Name, raw.get("image")),
+        "bases": tuple(raw["bases"]), "image": _maybe(ImageName, raw.get("image")),
     })
 
 
 def _template(raw: dict[str, Any]) -> Template:
     return Template(**{
-        **raw, "name": Name(raw["name"]), "image": _maybe(Name, raw["image"]), "shape": Shape(**raw["shape"]),
-        "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]), "access": _access(raw["access"]),
+        **raw, "name": Name(raw["name"]), "image": raw["image"] and ImageName(raw["image"]),
+        "shape": Shape(**raw["shape"]), "disk": Disk(**raw["disk"]), "nic": _nic(raw["nic"]),
+        "access": _access(raw["access"]),
     })
 
 

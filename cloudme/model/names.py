@@ -5,6 +5,10 @@ from __future__ import annotations
 from cloudme.errors import UsageError
 from cloudme.index import TEMPLATES as TEMPLATES
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _LENGTH = 63
 """RFC 1123 2.1: letters, digits, inner hyphens, 63 at most; lower case only, since names become folders."""
@@ -21,11 +25,25 @@ class Name(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str, what: str = "name") -> Name:
+    def __new__(cls, text: str, what: str = "name") -> Self:
         if not (0 < len(text) <= _LENGTH and set(text) <= _LETTERS and text[0] != "-" != text[-1]):
             raise UsageError(f"'{text}' is no {what}",
                              hint="small letters, digits and inner hyphens, 63 at most (a DNS label)")
         return super().__new__(cls, text)
+
+
+class ImageName(Name):
+    """A name of an image, which no host bears: dots between digits are right too, as in ubuntu-24.04."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str, what: str = "name of an image") -> Self:
+        inner = zip(text, text[1:], text[2:], strict=False)
+        dots = sum(before.isdigit() and dot == "." and after.isdigit() for before, dot, after in inner)
+        if dots == 0 or dots != text.count("."):
+            return super().__new__(cls, text, what)
+        Name(text.replace(".", "-"), what)
+        return str.__new__(cls, text)
 
 
 def numbered(prefix: str, number: int) -> Name:

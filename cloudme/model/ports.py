@@ -172,7 +172,8 @@ class Ended:
 
 
 Progress = Callable[[str, int, int], None]
-"""Called as a copy goes on: the name of the file, bytes done, bytes in all; both counts are of the whole copy."""
+"""Called as a copy goes on: the name of the file, bytes done, bytes in all (0: nobody knows); both counts are of the
+whole copy."""
 
 
 class Shell(Protocol):
@@ -269,6 +270,26 @@ class HostReport:
     message: str = ""
 
 
+class Download(Protocol):
+    """Files from http and https servers.
+
+    Raises:  Busy where the server cannot be reached, or fails, however often it is tried; NotFound where it has no such
+             file; PeerError where it says no, or nonsense.
+    """
+
+    def text(self, url: str) -> bytes:
+        """A small file, as checksums are."""
+
+    def file(
+        self, url: str, path: str, *, mark: str, room: Callable[[int], None], progress: Progress,
+    ) -> None:
+        """Bring a file to `path`, going on where an earlier call with the same `mark` ended, if the file is the same.
+
+        room:    called with the number of bytes to come, where it is known, before they do; what it raises ends it.
+        Raises:  StoreError. Whatever is raised, what came stays at `path`, and notes of it in `path`.json.
+        """
+
+
 class Iso(Protocol):
     """Writes small ISO 9660 disks."""
 
@@ -294,6 +315,7 @@ class Host:
     agent: Agent
     streams: Streams
     playbooks: Playbooks
+    download: Download
     iso: Iso
     keys: Keys
     now: Callable[[], float]

@@ -16,7 +16,7 @@ from cloudme.formats import render
 from cloudme.model import identity
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, disk_file
-from cloudme.model.names import Name
+from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network, free_addresses
 from cloudme.model.ports import Ended, Host, Target
 from cloudme.model.steps import Transaction
@@ -35,7 +35,7 @@ class Wanted:
     """
 
     name: Name
-    image: Name
+    image: ImageName
     group: str
     type: Name
     user: str | None

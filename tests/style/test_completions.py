@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
     p.add_argument("action", choices=["start", "stop"])
     cli.complete(p.add_argument("names", nargs="*", metavar="NAME"), "machines")
     for short, kind in (("-G", "groups"), ("-Y", "types"), ("-T", "templates"), ("-R", "realms"), ("-F", "files"),
-                        ("-D", "folders"), ("-N", "networks")):
+                        ("-D", "folders"), ("-N", "networks"), ("-C", "catalogue")):
         cli.complete(p.add_argument(short, f"--{kind}"), kind)
     cli.complete(p.add_argument("--image", metavar="NAME|FILE"), "images,files")
     p.add_argument("--free", metavar="TEXT", help="it's [free]: 100%% \\ text")
@@ -65,6 +65,8 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> layout.World:
     for path in (here.template_record("debian"), here.image_record("bookworm"), here.image_disk("bookworm"),
                  here.network_record("lan"), here.network_lock("lan")):
         Path(path).touch()
+    os.makedirs(here.config)
+    Path(here.catalogue).write_text('["mine-1.2"]\nurl = "x"\n[xenial]\nalias = "mine-1.2"\n', "utf-8")
     (home / "files").mkdir()
     (home / "files" / "data.iso").touch()
     (home / "files" / "dir").mkdir()
@@ -136,6 +138,8 @@ def in_zsh(file: Path, line: str) -> list[str]:
     return [seen.decode().rpartition("<")[2].partition(">")[0].rpartition("=")[2]]
 
 
+KINDS = {"machines", "templates", "images", "networks", "catalogue", "groups", "types", "realms"}
+
 CASES = [
     ("vmtest sta", ["start"]), ("vmtest start w", ["web00"]), ("vmtest start web00 s", ["sql00"]),
     ("vmtest --groups p1 start w", ["web00"]), ("vmtest start --realm r1 f", ["far00"]),
@@ -143,6 +147,7 @@ CASES = [
     ("vmtest -Y s", ["sql"]), ("vmtest --templates d", ["debian"]), ("vmtest --realms r", ["r1"]),
     ("vmtest --image boo", ["bookworm"]), ("vmtest --image da", ["data.iso"]), ("vmtest --files da", ["data.iso"]),
     ("vmtest --vers", ["--version"]), ("vmtest --fre", ["--free"]), ("vmtest -D d", ["dir"]),
+    ("vmtest -C roc", ["rocky-9"]), ("vmtest -C mi", ["mine-1.2"]),
     ("vmsub m", ["make"]), ("vmsub remove w", ["web00"]), ("vmsub make x pf1", ["pf1"]),
     ("vmsub make --image b", ["bookworm"]), ("vmsub make --im", ["--image"]), ("vmsub --realm r1 remove f", ["far00"]),
 ]
@@ -166,7 +171,7 @@ def test_debris_and_names_of_other_realms_are_not_offered(
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-@pytest.mark.parametrize("kind", ["machines", "templates", "images", "networks", "groups", "types", "realms"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_shells_and_argcomplete_know_the_same_names(
     world: layout.World, made: dict[str, Path], shell: str, kind: str,
 ) -> None:
@@ -204,7 +209,7 @@ def test_every_argument_that_names_something_completes() -> None:
 
 
 def test_an_unknown_kind_is_a_mistake() -> None:
-    known = {"machines", "templates", "images", "networks", "groups", "types", "realms", "files", "folders"}
+    known = KINDS | {"files", "folders"}
     used = {kind for program in discover() for argument in (*program.options, *program.positionals)
             for kind in argument.kinds}
     assert used <= known

@@ -3,18 +3,18 @@
 
 # _cloudme_names KIND: the names that there are, one a line, in the world that the words so far choose.
 _cloudme_names() {
-    local data machines realm=${CLOUDME_REALM:-} file i
+    local data config machines realm=${CLOUDME_REALM:-} file i
     for ((i = 1; i < COMP_CWORD; i++)); do
         [[ ${COMP_WORDS[i]} == --realm ]] || continue
         realm=${COMP_WORDS[i + 1]}
         [[ $realm == '=' ]] && realm=${COMP_WORDS[i + 2]}
     done
     if [[ ${CLOUDME_HOME:-} ]]; then
-        data=$CLOUDME_HOME
+        data=$CLOUDME_HOME config=$CLOUDME_HOME/config
     elif ((EUID == 0)); then
-        data=/var/lib/cloudme
+        data=/var/lib/cloudme config=/etc/cloudme
     else
-        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme
+        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme config=${XDG_CONFIG_HOME:-$HOME/.config}/cloudme
     fi
     machines=$data${realm:+/realms/$realm}/machines
     case $1 in
@@ -23,6 +23,11 @@ _cloudme_names() {
     realms) set -- "$data"/realms/*/machines ;;
     images) set -- "$data"/images/*.json ;;
     networks) set -- "${machines%machines}"networks/*.json ;;
+    catalogue)
+        printf '%s\n' @CATALOGUE@
+        sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' "$config/catalogue.toml" 2>/dev/null
+        return
+        ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return

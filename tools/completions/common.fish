@@ -12,10 +12,14 @@ function __cloudme_values
     set -l joined (string replace -f -r -- '^--realm=' '' $words)
     test -n "$joined"; and set realm $joined[-1]
     set -l data
+    set -l config ~/.config/cloudme
+    test -n "$XDG_CONFIG_HOME"; and set config $XDG_CONFIG_HOME/cloudme
     if test -n "$CLOUDME_HOME"
         set data $CLOUDME_HOME
+        set config $CLOUDME_HOME/config
     else if test (id -u) = 0
         set data /var/lib/cloudme
+        set config /etc/cloudme
     else if test -n "$XDG_DATA_HOME"
         set data $XDG_DATA_HOME/cloudme
     else
@@ -40,6 +44,10 @@ function __cloudme_values
                 set -q found[1]; and set found (string replace -r '\.json$' '/' $found)
             case folders
                 __fish_complete_directories
+            case catalogue
+                printf '%s\n' @CATALOGUE@
+                test -e $config/catalogue.toml
+                and string replace -f -r '^\["?([a-z0-9.-]*)"?\].*' '$1' <$config/catalogue.toml
             case groups types
                 set -l files $machines/*/machine.json
                 set -q files[1]; or continue

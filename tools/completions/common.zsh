@@ -2,16 +2,16 @@
 
 # Offers the names of each KIND, in the world that the words so far choose.
 (( $+functions[_cloudme_values] )) || _cloudme_values() {
-    local data machines kind realm=${CLOUDME_REALM:-} found
+    local data config machines kind realm=${CLOUDME_REALM:-} found
     local -i place=${words[(i)--realm]}
     (( place < CURRENT )) && realm=${words[place + 1]}
     [[ ${(M)words:#--realm=*} ]] && realm=${${(M)words:#--realm=*}#*=}
     if [[ -n ${CLOUDME_HOME:-} ]]; then
-        data=$CLOUDME_HOME
+        data=$CLOUDME_HOME config=$CLOUDME_HOME/config
     elif (( EUID == 0 )); then
-        data=/var/lib/cloudme
+        data=/var/lib/cloudme config=/etc/cloudme
     else
-        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme
+        data=${XDG_DATA_HOME:-$HOME/.local/share}/cloudme config=${XDG_CONFIG_HOME:-$HOME/.config}/cloudme
     fi
     machines=$data${realm:+/realms/$realm}/machines
     for kind; do
@@ -24,6 +24,9 @@
         realms) found=($data/realms/*/machines(N:h:t)) ;;
         images) found=($data/images/*.json(N:t:r)) ;;
         networks) found=(${machines%machines}networks/*.json(N:t:r)) ;;
+        catalogue)
+            found=(@CATALOGUE@ ${(f)"$(sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' $config/catalogue.toml 2>/dev/null)"})
+            ;;
         groups | types)
             found=($machines/*/machine.json(N))
             (( $#found )) && found=(${(fu)"$(sed -n "s/^  \"${kind%s}\": \"\\([^\"]*\\)\".*/\\1/p" $found 2>/dev/null)"})

@@ -1,4 +1,4 @@
-"""Images: built from packages, added from a file, listed, removed."""
+"""Images: built from packages, added from a file, pulled from a server, listed, removed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cloudme.errors import CommandFailed, MissingProgram, NotFound, NotPermitted, SpecError, StoreError
+from cloudme.errors import (
+    AlreadyExists,
+    Busy,
+    CommandFailed,
+    MissingProgram,
+    NotFound,
+    NotPermitted,
+    SpecError,
+    StoreError,
+)
 from cloudme.model import recipe as recipes
+from cloudme.model.catalogue import Entry
 from cloudme.model.machine import Image
 from cloudme.model.names import Name
-from cloudme.model.ports import Host
+from cloudme.model.ports import Host, Progress
 from cloudme.model.recipe import Recipe
 from cloudme.model.steps import Step, Transaction
 from cloudme.model.units import GIB, human
+from cloudme.operations.images.pulling import Adopt, Fetch, Part, promised, verifiable
 from cloudme.operations.images.steps import (
     Clean,
     Copy,
@@ -102,6 +113,59 @@ def add(transaction: Transaction, store: Store, name: Name, file: str, *, user: 
     work = Work(store, name)
     transaction.apply([work, Copy(work, os.path.abspath(file), kind), Publish(work, image), Clean(work)])
     return image
+
+
+def pull(
+    transaction: Transaction, store: Store, entry: Entry, *, say: Callable[[str], None], progress: Progress,
+) -> Image:
+    """Return the image with the entry's name, downloaded unless it is there and still what the server offers.
+
+    say:     told what the user should know though it is no error.
+    Raises:  AlreadyExists where the name belongs to another image, or an older one; PeerError where the digest or the
+             signature is wrong; Busy where somebody else pulls it, or the server cannot be reached; SpecError where
+             what came is no disk; StoreError where it has no room.
+    """
+    host = transaction.host
+    known = known_image(store, entry.name)
+    can_verify = verifiable(host, entry, (lambda line: None) if known else say)
+    try:
+        digest = promised(host, entry, verifiable=can_verify)
+    except Busy as error:
+        if known and known.source == entry.url:
+            say(f"{error.message}; image '{known.name}' of {known.created} is there, whether it is the newest or not")
+            return known
+        raise
+    if known:
+        _check_same(known, entry, digest)
+        say(f"image '{known.name}' is there already")
+        return known
+    part = Part(store, entry.name, say=say)
+    transaction.apply([part, Fetch(part, entry, digest, can_verify and entry.seals_image,
+                                   lambda count: _check_room(store, count), progress)])
+    size, kind = (0, "qcow2") if transaction.dry_run else _examine_part(host, part)
+    image = Image(name=entry.name, size_bytes=size, digest=digest, source=entry.url, created=_now(host),
+                  user=entry.user)
+    take = Adopt(part) if kind == "qcow2" else Copy(part, part.download, kind)
+    transaction.apply([take, Publish(part, image), Clean(part)])
+    return image
+
+
+def _check_same(known: Image, entry: Entry, digest: str) -> None:
+    if known.digest == digest:
+        return
+    if known.source != entry.url:
+        raise taken(known)
+    raise AlreadyExists(f"{entry.url} has changed since image '{known.name}' was pulled, {known.created}",
+                        hint=f"cmimage remove {known.name}, then pull it again")
+
+
+def _examine_part(host: Host, part: Part) -> tuple[int, str]:
+    """Like `examine`; what is no disk is not kept."""
+    try:
+        return examine(host, part.download)
+    except SpecError:
+        part.drop()
+        raise
 
 
 def examine(host: Host, file: str) -> tuple[int, str]:

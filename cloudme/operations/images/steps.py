@@ -204,7 +204,8 @@ class Publish:
     begun: bool = field(default=False)
 
     def describe(self) -> str:
-        return f"publish image {self.image.name}, {human(self.image.size_bytes)}"
+        size = f", {human(self.image.size_bytes)}" if self.image.size_bytes else ""
+        return f"publish image {self.image.name}{size}"
 
     def do(self, host: Host) -> None:
         store, disk = self.work.store, self.work.store.world.image_disk(self.image.name)
