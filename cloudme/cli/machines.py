@@ -80,10 +80,10 @@ def update(args: argparse.Namespace) -> None:
     target = store.target(machine)
     runs = store.is_running(machine)
     with cli.transaction(args, host) as transaction:
-        transaction.apply([machines.Update(store, machine, new, change, settings)])
+        step = machines.Update(store, machine, new, change, settings)
+        transaction.apply([step])
         if args.now and runs:
-            network = store.network_of(settings, new.nics[0].network)
-            transaction.apply([machines.Apply(store, machine, new, network, target)])
+            transaction.apply([machines.Apply(step, store.network_of(settings, new.nics[0].network), target)])
         if transaction.dry_run:
             return
         networks.refresh_names(host, store)

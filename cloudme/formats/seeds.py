@@ -47,7 +47,8 @@ def files(
     """Return name -> content of the files on the disk.
 
     config:  the folder whose templates/ win.
-    more:    the user's own user-data, which cloud-init merges with ours by its own rules: ours comes first.
+    more:    the user's own user-data, which cloud-init merges with ours by its own rules: ours comes last, replaces
+             plain values, and appends to lists.
     """
     values = {
         "name": machine.name, "fqdn": f"{machine.name}.{domain(machine, networks)}", "user": machine.access.user,
@@ -93,7 +94,7 @@ def _card(nic: Nic, network: Network) -> dict[str, Any]:
 def _joined(ours: str, theirs: str) -> str:
     """Both as parts of one message (RFC 2046): cloud-init's handlers do the rest."""
     message = MIMEMultipart(boundary=BOUNDARY)
-    for number, (name, text) in enumerate((("cloud-config", ours), (kind(theirs, "user-data"), theirs))):
+    for number, (name, text) in enumerate(((kind(theirs, "user-data"), theirs), ("cloud-config", ours))):
         part = MIMEText(text, name, "utf-8")
         part.add_header("Content-Disposition", "attachment", filename=f"part-{number}")
         message.attach(part)

@@ -207,19 +207,29 @@ class Update:
 
 @dataclass(slots=True)
 class Apply:
-    """Makes a change true in a guest that runs, and proves it; its undo makes the old state true again."""
+    """Makes a change true in a guest that runs, and proves it; its undo makes the old state true again.
 
-    store: Store
-    old: Machine
-    new: Machine
+    target:  where the guest is before the change.
+    """
+
+    update: Update
     network: Network
     target: Target
+
+    @property
+    def store(self) -> Store:
+        return self.update.store
+
+    @property
+    def new(self) -> Machine:
+        return self.update.new
 
     def describe(self) -> str:
         return f"change {self.new.name} while it runs, and log in with the new key at the new address"
 
     def do(self, host: Host) -> None:
-        self._tell(host, self.old, self.new, self.target)
+        keys = self.update.change.public_key or self.update.before[seed.PUBLIC_KEY]
+        self._tell(host, self.update.old, self.new, self.target, keys)
         target = self.store.target(self.new)
         if (stage := _reached(host, target)) != "ready":
             raise TimedOut(f"'{self.new.name}' was changed, but nobody gets in at {target.address} with "
@@ -229,15 +239,14 @@ class Apply:
             raise PeerError(f"the old key {self.target.key_file} still opens '{self.new.name}'")
 
     def undo(self, host: Host) -> None:
-        self._tell(host, self.new, self.old, self.store.target(self.new))
+        self._tell(host, self.new, self.update.old, self.store.target(self.new), self.update.before[seed.PUBLIC_KEY])
         _reached(host, self.target)
 
-    def _tell(self, host: Host, before: Machine, after: Machine, reach: Target) -> None:
+    def _tell(self, host: Host, before: Machine, after: Machine, reach: Target, keys: str) -> None:
         length = self.network.address.network.prefixlen
         words = [after.access.user, after.nics[0].mac, before.address or "", after.address or "", str(length),
                  str(self.network.address.ip)]
         script = render.script("update.sh", self.store.world.config)
-        keys = _read(self.store, after, seed.PUBLIC_KEY)
         ended = self._run(host, ["/bin/sh", "-c", script, "update.sh", *words], keys.encode(), reach)
         if ended.status:
             said = ended.stderr.decode(errors="replace").strip() or f"exit status {ended.status}"
