@@ -101,6 +101,13 @@ _cloudme_answer() {
     return 0
 }
 
+_cloudme_cmcheck() {
+    _cloudme_answer '--fix --persist --bridge --nic --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--bridge:none --nic:none --root:folders --realm:realms' \
+        'none*'
+}
+complete -F _cloudme_cmcheck cmcheck
+
 _cloudme_cmimage() {
     case $(_cloudme_command build pull add list remove) in
     build)

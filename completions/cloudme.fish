@@ -79,6 +79,19 @@ function __cloudme_at
     end
 end
 
+complete -c cmcheck -f
+complete -c cmcheck -l fix -d 'mend what is safe to mend'
+complete -c cmcheck -l persist -d 'mend it for the time after the next boot, too'
+complete -c cmcheck -l bridge -x -d 'with --persist: make a bridge of this name'
+complete -c cmcheck -l nic -x -d 'with --bridge: the card that becomes its port'
+complete -c cmcheck -l root -x -a '(__cloudme_values folders)' -d 'look at the files below it, not at /'
+complete -c cmcheck -l dry-run -d 'print what would be done, and change nothing'
+complete -c cmcheck -l json -d 'print the result as JSON'
+complete -c cmcheck -s h -l help -d 'show this help and exit'
+complete -c cmcheck -l version -d 'show the version and exit'
+complete -c cmcheck -s v -l verbose -d 'say each step on stderr'
+complete -c cmcheck -s q -l quiet -d 'say nothing but results and errors'
+complete -c cmcheck -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c cmimage -f
 complete -c cmimage -n '__cloudme_at 1 --realm' -x -a 'build pull add list remove'
 complete -c cmimage -s h -l help -d 'show this help and exit'

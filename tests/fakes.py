@@ -143,6 +143,7 @@ class FakeNet:
     known: dict[str, Link] = field(default_factory=dict)
     root: bool = True
     forwards: bool = False
+    filters: bool = False
     holder: str | None = None
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
@@ -179,6 +180,12 @@ class FakeNet:
 
     def forward(self) -> None:
         self.forwards = True
+
+    def bridge_filter(self) -> bool:
+        return self.filters
+
+    def unfilter(self) -> None:
+        self.filters = False
 
     def port_taken(self, address: str) -> str | None:
         return self.holder
@@ -334,12 +341,52 @@ class FakeKeys:
         return f"PRIVATE {self.made}\n", f"ssh-ed25519 KEY{self.made} {comment}"
 
 
+@dataclass
+class FakeFiles:
+    """Files in memory, with modes; `closed` are those that this process may not open."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    free: int = 100 << 30
+    changed: dict[str, float] = field(default_factory=dict)
+
+    def read(self, path: str) -> str | None:
+        return self.texts.get(path)
+
+    def mode(self, path: str) -> int | None:
+        return self.modes.get(path, 0o100644 if path in self.texts else None)
+
+    def openable(self, path: str) -> bool:
+        return self.mode(path) is not None and path not in self.closed
+
+    def names(self, path: str) -> list[str]:
+        return sorted({text[len(path) + 1:].split("/")[0] for text in self.texts if text.startswith(f"{path}/")})
+
+    def free_bytes(self, path: str) -> int:
+        return self.free
+
+    def changed_s(self, path: str) -> float:
+        return self.changed.get(path, 0)
+
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        self.texts[path] = text
+        self.modes[path] = mode
+
+    def remove(self, path: str) -> None:
+        del self.texts[path]
+
+    def chmod(self, path: str, mode: int) -> None:
+        self.modes[path] = mode
+        self.closed.discard(path)
+
+
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
-        "keys": FakeKeys(), "now": lambda: 1_800_000_000.0,
+        "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0,
     }
     return Host(**{**fakes, **parts})
 

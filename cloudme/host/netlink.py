@@ -29,6 +29,7 @@ BRIDGE_PORTS_MAX = 1023
 """BR_PORT_BITS of the kernel's net/bridge/br_private.h is 10."""
 CAP_NET_ADMIN = 12
 FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+BRIDGE_FILTERS = [f"/proc/sys/net/bridge/bridge-nf-call-{what}" for what in ("iptables", "ip6tables", "arptables")]
 ARP_COMPLETE = 0x2
 """ATF_COM of linux/if_arp.h."""
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
@@ -107,6 +108,18 @@ class Links:
     def forward(self) -> None:
         with open(FORWARDING, "w", encoding="ascii") as file:
             file.write("1")
+
+    def bridge_filter(self) -> bool:
+        for file in BRIDGE_FILTERS:
+            with contextlib.suppress(FileNotFoundError), open(file, encoding="ascii") as value:
+                if value.read().strip() == "1":
+                    return True
+        return False
+
+    def unfilter(self) -> None:
+        for file in BRIDGE_FILTERS:
+            with contextlib.suppress(FileNotFoundError), open(file, "w", encoding="ascii") as value:
+                value.write("0")
 
     def add_bridge(self, bridge: str, mac: str) -> None:
         with _netlink() as netlink:

@@ -140,6 +140,12 @@ class Net(Protocol):
     def forward(self) -> None:
         """Forward IPv4 from here on."""
 
+    def bridge_filter(self) -> bool:
+        """Whether frames on bridges pass the firewall as if they were routed (net.bridge.bridge-nf-call-*)."""
+
+    def unfilter(self) -> None:
+        """They no longer do."""
+
     def port_taken(self, address: str) -> str | None:
         """Who keeps DNS and DHCP from being served on `address`, as 'port 53: named (pid 12)'."""
 
@@ -290,6 +296,35 @@ class Download(Protocol):
         """
 
 
+class Files(Protocol):
+    """The host's own files, as paths from its root. Those of /proc and /sys are among them."""
+
+    def read(self, path: str) -> str | None:
+        """None where it is missing, or may not be read."""
+
+    def mode(self, path: str) -> int | None:
+        """st_mode (inode(7)); None where there is no such file."""
+
+    def openable(self, path: str) -> bool:
+        """Whether this process may open it to read and write."""
+
+    def names(self, path: str) -> list[str]:
+        """What is in a folder, sorted; nothing where it is missing."""
+
+    def free_bytes(self, path: str) -> int:
+        """What may still be written on the disk of `path`, which may not exist yet."""
+
+    def changed_s(self, path: str) -> float:
+        """When it was changed last, in seconds since 1970; 0 where it is missing."""
+
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Atomically; a value below /proc in place. Raises NotPermitted, StoreError."""
+
+    def remove(self, path: str) -> None: ...
+
+    def chmod(self, path: str, mode: int) -> None: ...
+
+
 class Iso(Protocol):
     """Writes small ISO 9660 disks."""
 
@@ -318,5 +353,6 @@ class Host:
     download: Download
     iso: Iso
     keys: Keys
+    files: Files
     now: Callable[[], float]
 

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,28 @@ def only(lan: Lan, keys: dict[str, str], key: str, address: str, before: str) ->
         refused = lan.ssh("vm1", keys[other], address, "true")
         assert "Permission denied" in refused.stderr, refused
     assert lan.from_router("bash", "-c", f"exec 3<>/dev/tcp/{before}/22", check=False).returncode == 1
+
+
+def test_a_machine_that_cannot_be_reached_for_the_bridges_filter(lan: Lan, keys: dict[str, str]) -> None:
+    """Docker's rule, and the kernel's default: it has booted, has its address, and is unreachable. cmcheck says so."""
+    space = ["ip", "netns", "exec", os.path.basename(lan.world.namespace)]
+    rule = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }"
+    assert json.loads(lan.run("cmcheck", "bridge-nf", "--json"))[0]["status"] == "ok"
+    subprocess.run([*space, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"], check=True)
+    subprocess.run([*space, "nft", rule], check=True)
+    try:
+        assert lan.ssh("vm1", keys["new"], NEXT, "true").returncode == 255
+        assert lan.run("vm", "vm1", "--", "hostname") == "vm1\n"  # from the host itself: it has its address
+        ended = lan.call("cmcheck")
+        lines = ended.stdout.decode().splitlines()
+        at = next(number for number, line in enumerate(lines) if line.startswith("bridge-nf"))
+        assert (ended.returncode, lines[at].split()[1]) == (78, "failed")
+        assert "have their address, and cannot be reached" in lines[at + 1]
+        assert "sysctl -w net.bridge.bridge-nf-call-iptables=0" in lines[at + 2]
+        assert lan.call("cmcheck", "--fix").returncode == 0
+        assert lan.ssh("vm1", keys["new"], NEXT, "hostname").stdout == "vm1\n"
+    finally:
+        subprocess.run([*space, "nft", "delete table ip filter"], check=True)
 
 
 def test_an_update_of_a_machine_that_runs_is_proven(lan: Lan, keys: dict[str, str]) -> None:

@@ -96,6 +96,20 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfilter:
+    """In a realm of ours nobody else has rules for what passes a bridge. Of the host's own, cmcheck --fix decides."""
+
+    def describe(self) -> str:
+        return "let frames pass bridges without the firewall"
+
+    def do(self, host: Host) -> None:
+        host.net.unfilter()
+
+    def undo(self, host: Host) -> None:
+        """Nothing: it harms nobody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     network: Network
     text: str

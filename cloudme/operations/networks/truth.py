@@ -55,6 +55,7 @@ class Found:
 
     links: Mapping[str, Link]
     forwarding: bool
+    filtered: bool
     marks: tuple[str, ...]
     serving: bool
     configuration: str
@@ -75,7 +76,8 @@ def want(host: Host, store: Store, network: Network) -> Wanted:
 
 def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
     return Found(
-        links=host.net.links(), forwarding=host.net.forwarding(), marks=dhcp.marks(_table(host, network)),
+        links=host.net.links(), forwarding=host.net.forwarding(),
+        filtered=host.net.bridge_filter(), marks=dhcp.marks(_table(host, network)),
         serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
         blocks={path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
@@ -107,6 +109,8 @@ def _own(store: Store, wanted: Wanted, found: Found) -> list[Step]:
         steps.append(changes.SetBridge(network, next(iter(link.addresses), None), next(iter(link.addresses6), None)))
     if not found.forwarding:
         steps.append(changes.Forward())
+    if found.filtered and store.world.realm:
+        steps.append(changes.Unfilter())
     if found.marks != dhcp.marks(wanted.rules):
         steps.append(changes.Rules(network, wanted.rules))
     # A new bridge has a new index, to which a dnsmasq that served the old one is not bound.
