@@ -51,6 +51,13 @@ class Look:
         return tuple(f"{chain['family']} {chain['table']} {chain['name']}" for chain in chains
                      if chain.get("hook") == "forward" and chain.get("policy") == "drop")
 
+    def rules(self, chain: str) -> str:
+        """The text of a chain of nft's, named as in `dropping`."""
+        try:
+            return self.host.run(["nft", "list", "chain", *chain.split(" ")])
+        except CommandFailed:
+            return ""
+
     def install(self, *programs: str) -> str:
         return distributions.install(self.distribution, programs)
 

@@ -81,16 +81,18 @@ def bridge_nf(look: Look) -> Iterator[Result]:
 
 
 def firewall(look: Look) -> Iterator[Result]:
-    routed = [network for network in look.networks if not network.external]
-    if not look.dropping or not routed:
-        yield good("firewall", "nothing drops what machines send")
-        return
-    family, table, chain = look.dropping[0].split(" ", 2)
-    yield Result(
-        check="firewall", level=Level.warning, what=f"{look.dropping[0]} drops what is forwarded",
-        means="machines do not get out: what one table accepts, another may still drop",
-        fix="; ".join(f"nft insert rule {family} {table} {chain} {way} {network.bridge} accept"
-                      for network in routed for way in ("iifname", "oifname")))
+    """What one table accepts another may still drop: each chain that drops has to let our bridges pass."""
+    for where in look.dropping:
+        rules = look.rules(where)
+        missing = [f'{way} "{network.bridge}"' for network in look.networks if not network.external
+                   for way in ("iifname", "oifname") if f'{way} "{network.bridge}" accept' not in rules]
+        if missing:
+            yield Result(
+                check="firewall", level=Level.warning, what=f"{where} drops what is forwarded",
+                means="machines do not get out of this host",
+                fix="; ".join(f"nft insert rule {where} {match} accept" for match in missing).replace('"', ""))
+            return
+    yield good("firewall", "nothing drops what machines send")
 
 
 def forwarding(look: Look) -> Iterator[Result]:

@@ -1,0 +1,136 @@
+"""More networks than one, and what cmcheck finds in a realm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cloudme.host import arp
+from tests.net.conftest import CMNET, Realm, inside, ip
+
+CMCHECK = CMNET.parent / "cmcheck"
+LAB = ("create", "lab", "--cidr", "10.44.0.0/24", "--dns", "10.44.0.9", "--no-nat")
+
+
+def cmcheck(realm: Realm, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    ended = subprocess.run(
+        [sys.executable, str(CMCHECK), *arguments, "--json", "--realm", realm.name], capture_output=True, text=True,
+        check=False, env=os.environ | {"CLOUDME_HOME": str(realm.home)}, cwd=realm.home)
+    assert ended.stdout, ended.stderr
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def listed(realm: Realm) -> dict[str, dict[str, Any]]:
+    return {one["network"]: one for one in json.loads(realm.cmnet("list", "--json").stdout)}
+
+
+def test_two_networks_live_side_by_side_and_go_one_by_one(realm: Realm) -> None:
+    realm.cmnet(*LAB)
+    realm.cmnet(*LAB)
+    found = listed(realm)
+    assert {name: (one["bridge"], one["address"], one["started"]) for name, one in found.items()} == {
+        "default": ("bridge0", "10.210.0.1/24", True), "lab": ("cm-lab", "10.44.0.1/24", True)}
+    assert found["default"]["address6"] != found["lab"]["address6"]
+    assert "masquerade" not in realm.run("nft", "list", "table", "ip", "cloudme-cm-lab")
+    assert "dhcp-option=option:dns-server,10.44.0.9\n" in Path(realm.store.world.dnsmasq("lab", "conf")).read_text()
+
+    realm.cmnet("stop", "lab")
+    assert listed(realm)["lab"]["started"] is False
+    realm.cmnet("status", "lab", status=66)
+    realm.cmnet("status")
+    realm.cmnet("start", "lab")
+    realm.cmnet("status", "lab")
+    realm.cmnet("delete", "lab")
+    assert set(listed(realm)) == {"default"}
+    assert "cm-lab" not in realm.run("ip", "-br", "link")
+    realm.cmnet("delete", "lab", status=66)
+
+
+def test_start_and_stop_mean_all_of_them(realm: Realm) -> None:
+    realm.cmnet(*LAB)
+    realm.cmnet("stop")
+    assert not Path(realm.namespace).exists()
+    realm.cmnet("start")
+    assert all(one["started"] for one in listed(realm).values())
+    assert realm.cmnet("start", "--dry-run").stdout == ""
+
+
+def test_a_network_that_clashes_is_refused_and_nothing_is_made(realm: Realm) -> None:
+    realm.cmnet(*LAB)
+    for words, status, why in (
+        (("lab", "--cidr", "10.45.0.0/24"), 73, "it is another one"),
+        (("two", "--cidr", "10.44.0.128/25"), 78, "overlaps with network 'lab'"),
+        (("two", "--cidr", "10.210.0.0/16"), 78, "overlaps with network 'default'"),
+        (("two", "--cidr", "10.45.0.0/24", "--bridge", "cm-lab"), 73, "is that of network 'lab'"),
+        (("two", "--cidr", "10.45.0.0/24", "--gateway", "10.46.0.1"), 64, "is not in"),
+        (("two", "--cidr", "10.45.0.0/24", "--dhcp-range", "10.45.0.1-10.45.0.9"), 78, "is in the range"),
+        (("two", "--cidr", "10.45.0.0/33"), 64, "--cidr"),
+        (("two", "--cidr", "10.45.0.0/24", "--dns", "x"), 64, "--dns"),
+        (("two",), 64, "--cidr is wanted"),
+        (("two", "--external", "--cidr", "10.45.0.0/24"), 64, "--bridge is wanted"),
+        (("two", "--external", "--cidr", "10.45.0.0/24", "--bridge", "br9"), 69, "no bridge 'br9'"),
+        (("default", "--cidr", "10.45.0.0/24"), 73, "cloudme.toml"),
+    ):
+        assert why in realm.cmnet("create", *words, status=status).stderr, words
+    assert set(listed(realm)) == {"default", "lab"}
+    assert realm.cmnet("start", "--cidr", "10.45.0.0/24", status=64).stderr
+    assert realm.cmnet("delete", "default", status=64).stderr
+
+
+def test_nothing_of_ours_is_started_on_an_external_bridge(realm: Realm) -> None:
+    realm.run("ip", "link", "add", "br0", "type", "bridge")
+    realm.run("ip", "address", "add", "192.168.86.10/24", "dev", "br0")
+    realm.run("ip", "link", "set", "br0", "up")
+    before = realm.run("ip", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")
+    realm.cmnet("create", "lan", "--external", "--bridge", "br0", "--cidr", "192.168.86.0/24")
+    realm.cmnet("stop", "lan")
+    realm.cmnet("start", "lan")
+    assert (realm.run("ip", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")) == before
+    assert not Path(realm.store.world.network_run("lan")).exists()
+    assert listed(realm)["lan"]["external"] is True
+    realm.cmnet("delete", "lan")
+    assert "br0" in realm.run("ip", "-br", "link")
+
+
+def test_who_has_an_address_is_found_out_by_asking(realm: Realm) -> None:
+    client = realm.client()
+    name = os.path.basename(client.namespace)
+    ip("-n", name, "address", "add", "10.210.0.77/24", "dev", "eth0")
+    mac = json.loads(ip("-n", name, "-j", "link", "show", "eth0"))[0]["address"]
+    found = inside(realm.namespace, lambda: arp.ask("bridge0", ["10.210.0.77", "10.210.0.78"], 0.3))
+    assert found == {"10.210.0.77": mac}
+
+
+def test_a_healthy_realm_has_no_warning(realm: Realm) -> None:
+    (realm.home / "cloudme.toml").write_text('[defaults]\naccel = "tcg"\n', encoding="utf-8")
+    status, found = cmcheck(realm)
+    assert [one for one in found if one["status"] != "ok"] == []
+    assert status == 0
+
+
+def test_what_is_amiss_in_a_realm_is_found_mended_and_found_well(make_realm: Callable[[], Realm]) -> None:
+    """Values of a namespace that are its own: forwarding, and the filter of its bridges with a rule that drops."""
+    realm = make_realm()
+    realm.cmnet("start")
+    for words in (("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"), ("sysctl", "-qw", "net.ipv4.ip_forward=0"),
+                  ("nft", "add", "table", "ip", "filter"),
+                  ("nft", "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }")):
+        realm.run(*words)
+    names = ("bridge-nf", "forwarding", "firewall")
+    status, found = cmcheck(realm, *names)
+    assert (status, [one["status"] for one in found]) == (78, ["failed", "warning", "failed"])
+    status, found = cmcheck(realm, *names, "--fix")
+    assert (status, [one["status"] for one in found]) == (0, ["ok", "warning", "ok"])
+    for fix in next(one["fix"] for one in found if one["status"] == "warning").split("; "):
+        realm.run(*fix.split())
+    assert [one["status"] for one in cmcheck(realm, "firewall")[1]] == ["ok"]
+    assert realm.run("sysctl", "-n", "net.ipv4.ip_forward") == "1\n"
+    realm.run("ip", "link", "set", "bridge0", "down")
+    assert [one["status"] for one in cmcheck(realm, "bridge")[1]] == ["failed"]
+    realm.cmnet("start")
+    assert [one["status"] for one in cmcheck(realm, "bridge")[1]] == ["ok"]
