@@ -10,12 +10,11 @@ INSTALLED = $(VENV)/.installed
 SHIPPED = $(wildcard README.rst) LICENSE setup.cfg pyproject.toml cloudme bin sbin templates completions docs
 SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 
-# What Debian has to bring: to run, and to be tested.
-RUN_PACKAGES = python3 python3-venv qemu-system-x86 qemu-utils dnsmasq-base nftables iproute2 openssh-client \
-	mmdebstrap e2fsprogs fdisk gpgv
-TEST_PACKAGES = $(RUN_PACKAGES) git make bash zsh fish shellcheck groff-base util-linux systemd \
+# What the host has to bring: programs to run, packages of Debian's to be tested.
+RUN_PROGRAMS = python3 python3-venv qemu-system-x86_64 qemu-img dnsmasq nft ip ssh mmdebstrap mke2fs sfdisk gpgv
+TEST_PACKAGES = git make bash zsh fish shellcheck groff-base util-linux systemd \
 	openssh-server gpg gpg-agent
-TEST = tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
+TEST = tools/packages $(RUN_PROGRAMS) && tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
 .PHONY: all install uninstall demo test check unit contract net guest bench completions man format help
 .SUFFIXES:
@@ -23,7 +22,7 @@ TEST = tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tool
 all: install
 
 install: ## install everything that is missing, and the commands in /usr/local (or PREFIX=...): what `make` alone does
-	tools/debian-packages $(RUN_PACKAGES)
+	tools/packages $(RUN_PROGRAMS)
 	@$(MAKE) --no-print-directory $(INSTALLED)
 
 $(INSTALLED): $(SOURCES) Makefile tools/links

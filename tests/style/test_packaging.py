@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from tools.programs import discover
 
 PAGES = manpage.pages()
 SCRIPTS = [ROOT / ".ci" / "run", ROOT / "tools" / "debian-packages", ROOT / "tools" / "links",
+           ROOT / "tools" / "packages",
            ROOT / "tools" / "test-python", ROOT / "completions" / "cloudme.bash"]
 
 
@@ -87,3 +89,30 @@ def test_links_are_made_twice_and_removed_without_a_trace(tmp_path: Path) -> Non
     subprocess.run([links, "remove", str(tmp_path)], check=True)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"bin", "bin/other", "lib", "lib/cloudme", "lib/cloudme/venv"}
+
+
+@pytest.mark.parametrize(("os_release", "manager", "wanted"), [
+    ("ID=alpine\n", "apk", ["add", "--no-cache", "qemu-system-x86_64", "nftables", "openssh-client-default"]),
+    ("ID=arch\n", "pacman", ["-S", "--needed", "--noconfirm", "qemu-base", "nftables", "openssh"]),
+    ('ID=endeavouros\nID_LIKE="arch"\n', "pacman",
+     ["-S", "--needed", "--noconfirm", "qemu-base", "nftables", "openssh"]),
+    ("ID=debian\n", "apt-get", ["--quiet", "--yes", "--no-install-recommends", "install", "qemu-system-x86", "nftables",
+                                "openssh-client"]),
+    ("ID=ubuntu\nID_LIKE=debian\n", "apt-get", ["--quiet", "--yes", "--no-install-recommends", "install",
+                                                "qemu-system-x86", "nftables", "openssh-client"]),
+])
+def test_install_asks_each_distributions_package_manager_for_its_own_names(
+    tmp_path: Path, os_release: str, manager: str, wanted: list[str],
+) -> None:
+    """The managers are scripts that note what they are asked for; no package is known to be installed."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "os-release").write_text(os_release, encoding="utf-8")
+    fakes = tmp_path / "bin"
+    fakes.mkdir()
+    for name, text in ((manager, f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n'), ("dpkg-query", "#!/bin/sh\nexit 1\n"),
+                       ("id", "#!/bin/sh\necho 0\n")):
+        (fakes / name).write_text(text, encoding="utf-8")
+        (fakes / name).chmod(0o755)
+    subprocess.run([ROOT / "tools" / "packages", "qemu-system-x86_64", "nft", "ssh"], check=True,
+                   env={**os.environ, "CLOUDME_ROOT": str(tmp_path), "PATH": f"{fakes}:{os.environ['PATH']}"})
+    assert (tmp_path / "asked").read_text(encoding="utf-8").splitlines()[-1].split() == wanted
