@@ -77,12 +77,12 @@ def update(args: argparse.Namespace) -> None:
     if new is None:
         cli.teller(args)(f"'{machine.name}' is so already")
         return
-    target = store.target(machine)
     runs = store.is_running(machine)
+    target = store.target(machine) if args.now and runs else None
     with cli.transaction(args, host) as transaction:
         step = machines.Update(store, machine, new, change, settings)
         transaction.apply([step])
-        if args.now and runs:
+        if target:
             transaction.apply([machines.Apply(step, store.network_of(settings, new.nics[0].network), target)])
         if transaction.dry_run:
             return
