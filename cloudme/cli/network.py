@@ -12,13 +12,16 @@ from typing import TypeVar
 from cloudme import cli
 from cloudme.cli import wiring
 from cloudme.errors import ConfigError, NotFound, UsageError
-from cloudme.model.hostconfig import Resolve
+from cloudme.model.hostconfig import Resolve, Settings
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK, Network, whole_range
 from cloudme.operations import networks
 from cloudme.store import Store
 
 T = TypeVar("T")
+
+LENGTH_MIN, LENGTH_MAX = 8, 30
+"""A longer prefix has no room for a gateway, a machine and a broadcast address."""
 
 CREATE_ONLY = ("bridge", "cidr", "gateway", "dhcp_range", "dns", "domain", "ipv6")
 
@@ -148,13 +151,20 @@ def _wanted(args: argparse.Namespace, store: Store) -> Network:
     if not args.cidr or (args.external and not args.bridge):
         what = "--cidr" if not args.cidr else "--bridge"
         raise UsageError(f"{what} is wanted", hint="cmnet create lan --bridge br0 --external --cidr 192.168.86.0/24")
+    try:
+        return _described(args, store, name, settings)
+    except ConfigError as error:  # here it is the options that are off
+        raise UsageError(error.message, hint=error.hint) from None
+
+
+def _described(args: argparse.Namespace, store: Store, name: Name, settings: Settings) -> Network:
     address = _gateway(args.cidr, args.gateway)
     first, last = (None, None) if args.external else whole_range(address)
     if args.dhcp_range:
         first, last = _converted(lambda: _ends(args.dhcp_range), "--dhcp-range", "FIRST-LAST")
     address6 = None if args.external else store.site6(name)
     if args.ipv6:
-        address6 = None if args.ipv6 == "none" else _converted(lambda: IPv6Interface(args.ipv6), "--ipv6", "fd12::1/64")
+        address6 = None if args.ipv6 == "none" else _converted(lambda: _first6(args.ipv6), "--ipv6", "fd12::1/64")
     dns = _converted(lambda: tuple(IPv4Address(one.strip()) for one in args.dns.split(",")), "--dns", "ADDRESS,...") \
         if args.dns else ()
     return Network(
@@ -163,7 +173,16 @@ def _wanted(args: argparse.Namespace, store: Store) -> Network:
         resolve=args.resolve or settings.resolve, external=args.external, address6=address6, dns=dns)
 
 
+def _first6(text: str) -> IPv6Interface:
+    """The first address, where only the network is said."""
+    found = IPv6Interface(text)
+    return found if found.ip != found.network.network_address else IPv6Interface((int(found.ip) + 1,
+                                                                                  found.network.prefixlen))
+
+
 def _ends(text: str) -> tuple[IPv4Address, IPv4Address]:
+    if text.count("-") != 1:
+        raise ValueError(f"'{text}' is no range")
     first, last = text.split("-")
     return IPv4Address(first.strip()), IPv4Address(last.strip())
 
@@ -171,6 +190,9 @@ def _ends(text: str) -> tuple[IPv4Address, IPv4Address]:
 def _gateway(cidr: str, gateway: str | None) -> IPv4Interface:
     """The gateway's address with the prefix: as it is said, else the first of the network."""
     whole = _converted(lambda: IPv4Interface(cidr), "--cidr", "192.168.86.0/24")
+    if not LENGTH_MIN <= whole.network.prefixlen <= LENGTH_MAX:
+        raise UsageError(f"'{cidr}' is no network for machines",
+                         hint=f"--cidr 192.168.86.0/24; a length of {LENGTH_MIN} to {LENGTH_MAX}")
     if gateway:
         ip = _converted(lambda: IPv4Address(gateway), "--gateway", "an address")
         if ip not in whole.network:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cloudme.errors import UsageError
 from cloudme.model.names import TEMPLATES, Name
 from cloudme.model.network import DEFAULT_NETWORK
+
+_USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,31}")
+"""What useradd(8) takes; it becomes part of a shell's line in seeds."""
 
 MAX_VCPUS = 255
 """pc-q35 machines without an extended interrupt controller (QEMU: `-machine help`, max cpus)."""
@@ -66,6 +70,10 @@ class Access:
     key_of: Name | None
     seeded: bool
     key_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _USER.fullmatch(self.user):
+            raise UsageError(f"'{self.user}' is no name of a user", hint="letters, digits, '_' and '-', 32 at most")
 
 
 WARMING = f"{TEMPLATES}/warm"

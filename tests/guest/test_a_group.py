@@ -93,8 +93,8 @@ def test_the_host_key_is_the_one_that_was_pinned(cloud: Cloud, launched: object)
 
 def test_names_resolve_between_guests(cloud: Cloud, launched: object) -> None:
     address = cloud.machines()["sql00"]["address"]
-    assert cloud.run("vm", "web00", "--", "getent hosts sql00.cloudme").split()[0] == address
-    assert cloud.run("vm", "web00", "--", "getent hosts sql00").split()[0] == address
+    assert cloud.run("vm", "web00", "--", "getent ahostsv4 sql00.cloudme").split()[0] == address
+    assert cloud.run("vm", "web00", "--", "getent ahostsv4 sql00").split()[0] == address
 
 
 def test_a_command_has_its_status_stdin_and_stdout_passed(cloud: Cloud, launched: object) -> None:

@@ -76,6 +76,7 @@ def test_a_machine_is_made_whole_with_what_is_to_be_read_by_eye(lan: Store) -> N
     ({"name": Name("vm2"), "image": ImageName("none")}, NotFound),
     ({"name": Name("vm2"), "networks": (Name("none"),)}, NotFound),
     ({"name": Name("vm2"), "address": None, "user": "root"}, UsageError),
+    ({"name": Name("vm2"), "address": None, "user": "a;reboot"}, UsageError),
 ])
 def test_what_cannot_be_is_refused_and_nothing_is_made(
     lan: Store, changes: dict[str, object], error: type[CloudMeError],

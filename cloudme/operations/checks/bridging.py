@@ -21,7 +21,7 @@ def steps(look: Look, bridge: str, nic: str) -> tuple[list[Step], str]:
     made = _netplan(look, bridge, nic) or _networkd(look, bridge, nic) or _ifupdown(look, bridge, nic)
     if made is None:
         raise ConfigError(f"nothing below {NETPLAN}, {NETWORKD}, {IFUPDOWN} sets {nic} up",
-                          hint="the README shows the lines that a bridge takes")
+                          hint=f"make {bridge} by hand, with the host's address, and {nic} as its port")
     return made
 
 
