@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
-from cloudme.errors import CloudMeError, NotFound, PeerError, SpecError
+from cloudme.errors import CloudMeError, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
@@ -37,6 +37,8 @@ class FakeRun:
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
     ) -> str:
+        if argv[0] in self.missing:
+            raise MissingProgram(argv[0])
         self.calls.append(list(argv))
         self.given.append(stdin)
         for word, error in self.fail.items():
@@ -107,6 +109,7 @@ class FakeHypervisor:
     running: dict[str, int] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
     told: FakeMonitor = field(default_factory=FakeMonitor)
+    number: str = "7.2.22"
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -128,7 +131,7 @@ class FakeHypervisor:
             os.close(self.running.pop(lock))
 
     def version(self) -> str:
-        return "7.2.22"
+        return self.number
 
     def kvm_usable(self) -> bool:
         return self.kvm
@@ -369,12 +372,17 @@ class FakeFiles:
     def changed_s(self, path: str) -> float:
         return self.changed.get(path, 0)
 
-    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
         self.texts[path] = text
         self.modes[path] = mode
 
+    def device(self, path: str, major: int, minor: int) -> None:
+        self.texts[path] = f"{major}:{minor}"
+        self.modes[path] = 0o020666
+
     def remove(self, path: str) -> None:
         del self.texts[path]
+        self.modes.pop(path, None)
 
     def chmod(self, path: str, mode: int) -> None:
         self.modes[path] = mode
@@ -386,7 +394,7 @@ def host(**parts: Any) -> Host:
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
-        "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0,
+        "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
     }
     return Host(**{**fakes, **parts})
 

@@ -21,13 +21,15 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.bridge) != bool(args.nic) or (args.bridge and not args.persist):
         raise UsageError("--bridge and --nic go together, with --persist",
                          hint="cmcheck --persist --bridge br0 --nic ens18")
+    if args.persist and cli.world(args).realm:
+        raise UsageError("a realm is gone after a boot: what is there cannot last", hint="cmcheck --fix --realm NAME")
     look = _look(args)
     results = checks.all_of(look, args.checks)
     if args.fix or args.persist:
         _mend(args, look, results)
         if args.dry_run:
             return os.EX_OK
-        results = checks.all_of(_look(args), args.checks)
+        results = checks.all_of(dataclasses.replace(look), args.checks)  # a new one has seen nothing yet
     _print(args, results)
     return ConfigError.exit_status if any(result.level == Level.failed for result in results) else os.EX_OK
 
@@ -42,11 +44,11 @@ def _look(args: argparse.Namespace) -> Look:
             raise UsageError(f"there is no folder '{args.root}'")
         host = dataclasses.replace(host, files=files.Below(args.root))
     return Look(host, store.world, tuple(store.networks()), os.geteuid() == 0,
-                emulated=cli.settings(args).accel == Accelerator.tcg)
+                emulated=cli.settings(args).accel == Accelerator.tcg, processor=os.uname().machine)
 
 
 def _mend(args: argparse.Namespace, look: Look, results: Sequence[Result]) -> None:
-    steps = mend.steps(results, look.distribution, persist=args.persist)
+    steps = mend.steps(results, look, persist=args.persist)
     told = ""
     if args.bridge:
         more, told = bridging.steps(look, args.bridge, args.nic)
@@ -55,8 +57,12 @@ def _mend(args: argparse.Namespace, look: Look, results: Sequence[Result]) -> No
         if not args.dry_run:
             transaction.say = cli.teller(args)
         transaction.apply(steps)
-    if told and not args.dry_run:
+    if args.dry_run:
+        return
+    if told:
         cli.teller(args)(f"the bridge {args.bridge} is there after the next boot; at once by: {told}")
+    if args.persist and (enable := mend.to_enable(look)):
+        cli.teller(args)(f"what was written is read at boot once this was done: {enable}")
 
 
 def _print(args: argparse.Namespace, results: Sequence[Result]) -> None:

@@ -98,7 +98,7 @@ def abandon(world: World) -> list[Step]:
 
 
 def _adapters(world: World) -> Host:
-    from cloudme.host import agent, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
+    from cloudme.host import agent, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
 
     runner = run.Programs()
     net = netlink.Links(runner)
@@ -106,4 +106,5 @@ def _adapters(world: World) -> Host:
         run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
         streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
         iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        synchronised=clock.synchronised,
     )

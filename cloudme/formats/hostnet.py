@@ -23,9 +23,9 @@ STAYS = ("match", "set-name", "mtu", "wakeonlan", "macaddress", "link-local")
 def interfaces(text: str, bridge: str, nic: str) -> str:
     """/etc/network/interfaces. Raises ConfigError where it does not set `nic` up; one that has `bridge` stays."""
     stanzas = _stanzas(text)
-    if any(head[:2] == ["iface", bridge] for head, _ in stanzas):
+    if sets_up(text, bridge):
         return text
-    if not any(head[:2] == ["iface", nic] for head, _ in stanzas):
+    if not sets_up(text, nic):
         raise ConfigError(f"/etc/network/interfaces says nothing of {nic}", hint="cmcheck nic")
     lines: list[str] = []
     first = True
@@ -41,6 +41,11 @@ def interfaces(text: str, bridge: str, nic: str) -> str:
         lines += [""]
         first = False
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def sets_up(text: str, link: str) -> bool:
+    """Whether a file of ifupdown's has a stanza of `link`."""
+    return any(head[:2] == ["iface", link] for head, _ in _stanzas(text))
 
 
 def _stanzas(text: str) -> list[tuple[list[str], list[str]]]:

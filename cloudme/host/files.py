@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import stat
 
 from cloudme.store import reported, write_atomic
 
@@ -54,7 +57,7 @@ class Below:
         except OSError:
             return 0
 
-    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
         where = self._at(path)
         with reported(where):
             if path.startswith("/proc/"):
@@ -63,6 +66,16 @@ class Below:
                 return
             os.makedirs(os.path.dirname(where), exist_ok=True)
             write_atomic(where, text, mode=mode)
+            if group:
+                with contextlib.suppress(LookupError):
+                    shutil.chown(where, group=group)
+
+    def device(self, path: str, major: int, minor: int) -> None:
+        where = self._at(path)
+        with reported(where):
+            os.makedirs(os.path.dirname(where), exist_ok=True)
+            os.mknod(where, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            os.chmod(where, 0o666)  # mknod(2) goes by the umask
 
     def remove(self, path: str) -> None:
         with reported(path):

@@ -41,7 +41,23 @@ class Line:
     group: str = ""
 
 
-Mend = Sysctl | Mode | Line
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A module that the kernel has not loaded. It can be made to last."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A character device (mknod(2)) that is missing; its driver may have made it meanwhile."""
+
+    path: str
+    major: int
+    minor: int
+
+
+Mend = Sysctl | Mode | Line | Module | Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +66,7 @@ class Result:
 
     means:  for machines, where the level is not ok.
     fix:    the command that mends it.     mends: what --fix does for it; nothing where that is not for us to do.
+    keeps:  values that are right, but not the kernel's own: a boot would lose them.
     """
 
     check: str
@@ -58,3 +75,4 @@ class Result:
     means: str = ""
     fix: str = ""
     mends: tuple[Mend, ...] = ()
+    keeps: tuple[Sysctl, ...] = ()

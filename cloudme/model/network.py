@@ -20,6 +20,8 @@ _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 """Both become part of other programs' files."""
 
+LINK_NAMES = f"at most {INTERFACE_NAME_MAX} characters: letters, digits, '-', '_', '.'"
+
 RANGE_MAX = 1024
 """More addresses in one call than a bridge has ports are a slip of the keyboard."""
 
@@ -65,9 +67,8 @@ class Network:
     dns: tuple[IPv4Address, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.bridge) > INTERFACE_NAME_MAX or not _BRIDGE.fullmatch(self.bridge):
-            raise ConfigError(f"'{self.bridge}' is no name of a bridge",
-                              hint=f"at most {INTERFACE_NAME_MAX} characters: letters, digits, '-', '_', '.'")
+        if not is_link_name(self.bridge):
+            raise ConfigError(f"'{self.bridge}' is no name of a bridge", hint=LINK_NAMES)
         if not _DOMAIN.fullmatch(self.domain):
             raise ConfigError(f"'{self.domain}' is no domain", hint="small letters, digits, inner hyphens, dots")
         if self.address6 and self.address6.network.prefixlen != 64:
@@ -93,6 +94,11 @@ class Network:
     @property
     def name_servers(self) -> tuple[IPv4Address, ...]:
         return self.dns or (self.address.ip,)
+
+
+def is_link_name(text: str) -> bool:
+    """Whether a link may be called so, in the kernel and in the files of those who set it up."""
+    return len(text) <= INTERFACE_NAME_MAX and _BRIDGE.fullmatch(text) is not None
 
 
 def whole_range(address: IPv4Interface) -> tuple[IPv4Address, IPv4Address]:

@@ -317,8 +317,14 @@ class Files(Protocol):
     def changed_s(self, path: str) -> float:
         """When it was changed last, in seconds since 1970; 0 where it is missing."""
 
-    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Atomically; a value below /proc in place. Raises NotPermitted, StoreError."""
+    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
+        """Atomically; a value below /proc in place. A group that this host lacks is left out.
+
+        Raises:  NotPermitted, StoreError.
+        """
+
+    def device(self, path: str, major: int, minor: int) -> None:
+        """Make a character device, 0666. Raises NotPermitted, StoreError."""
 
     def remove(self, path: str) -> None: ...
 
@@ -355,4 +361,5 @@ class Host:
     keys: Keys
     files: Files
     now: Callable[[], float]
+    synchronised: Callable[[], bool]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cloudme.errors import CommandFailed
+from cloudme.errors import CommandFailed, HostUnavailable
 from cloudme.layout import World
 from cloudme.model import distributions
 from cloudme.model.check import Level, Result
-from cloudme.model.network import Link, Network
+from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 
 
@@ -22,7 +22,7 @@ class Look:
     """The host as the one who asks has it.
 
     networks:  those that were started or created in this realm.   root: whether who asks is root.
-    emulated:  machines are meant to run without KVM.
+    emulated:  machines are meant to run without KVM.           processor: as uname(1) names it.
     """
 
     host: Host
@@ -30,6 +30,7 @@ class Look:
     networks: tuple[Network, ...]
     root: bool
     emulated: bool = False
+    processor: str = "x86_64"
 
     @cached_property
     def links(self) -> Mapping[str, Link]:
@@ -41,21 +42,31 @@ class Look:
         return distributions.of(self.host.files.read("/etc/os-release") or "")
 
     @cached_property
-    def dropping(self) -> tuple[str, ...]:
-        """The chains that drop what is forwarded unless a rule lets it pass, as 'ip filter FORWARD'."""
+    def started(self) -> tuple[Network, ...]:
+        """Without those that were created and are stopped. The default network's record goes when it is stopped."""
+        return tuple(network for network in self.networks
+                     if network.external or network.name == DEFAULT_NETWORK or network.bridge in self.links)
+
+    @cached_property
+    def chains(self) -> tuple[dict[str, Any], ...] | None:
+        """All chains of nft's; None where they cannot be seen: without nft, or by who is not root."""
         try:
             found: dict[str, Any] = json.loads(self.host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
-        except CommandFailed:  # who is not root may not ask
-            return ()
-        chains = [entry["chain"] for entry in found["nftables"] if "chain" in entry]
-        return tuple(f"{chain['family']} {chain['table']} {chain['name']}" for chain in chains
+        except (CommandFailed, HostUnavailable):
+            return None
+        return tuple(entry["chain"] for entry in found["nftables"] if "chain" in entry)
+
+    @property
+    def dropping(self) -> tuple[str, ...]:
+        """The chains that drop what is forwarded unless a rule lets it pass, as 'ip filter FORWARD'."""
+        return tuple(f"{chain['family']} {chain['table']} {chain['name']}" for chain in self.chains or ()
                      if chain.get("hook") == "forward" and chain.get("policy") == "drop")
 
     def rules(self, chain: str) -> str:
         """The text of a chain of nft's, named as in `dropping`."""
         try:
             return self.host.run(["nft", "list", "chain", *chain.split(" ")])
-        except CommandFailed:
+        except (CommandFailed, HostUnavailable):
             return ""
 
     def install(self, *programs: str) -> str:

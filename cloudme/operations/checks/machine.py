@@ -5,31 +5,59 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from cloudme.model.check import Level, Mode, Result, Sysctl
+from cloudme.errors import CommandFailed, HostUnavailable
+from cloudme.model.check import Device, Level, Mode, Module, Result, Sysctl
 from cloudme.model.units import GIB, human
 from cloudme.operations.checks.look import Look, good
 
-NEEDED = ("qemu-system-x86_64", "qemu-img", "dnsmasq", "nft", "ssh")
+QEMU, NEEDED = ("qemu-system-x86_64", "qemu-img"), ("dnsmasq", "nft", "ssh")
+OLDEST = 7
+"""The first QEMU with all that a machine is started with; Debian 12 has 7.2."""
 ROOM_BYTES, LITTLE_BYTES = 2 * GIB, 10 * GIB
 """A Debian image while it is built, and a few machines with what they write."""
 INSTANCES, WATCHES, FILES = 128, 8192, 1024
 """Defaults of Linux for years: below these dnsmasq's watches, one folder each, and QEMU's sockets may run out."""
 SKEW_S = 60
+TUN, TUN_MINOR, MISC_MAJOR = "/dev/net/tun", 200, 10
+"""linux/miscdevice.h."""
+
+
+def qemu(look: Look) -> Iterator[Result]:
+    missing = [program for program in QEMU if not look.has(program)]
+    if missing:
+        yield Result(check="qemu", level=Level.failed, what=f"not installed: {', '.join(missing)}",
+                     means="nothing can be started", fix=look.install(*missing))
+        return
+    try:
+        version = look.host.qemu.version()
+    except (CommandFailed, HostUnavailable, IndexError) as error:
+        yield Result(check="qemu", level=Level.failed, what=f"{QEMU[0]} does not say its version: {error}",
+                     means="nothing can be started", fix=f"{QEMU[0]} --version")
+        return
+    major = version.partition(".")[0]
+    if major.isdecimal() and int(major) < OLDEST:
+        yield Result(check="qemu", level=Level.failed, what=f"QEMU is {version}, at least {OLDEST}.0 is needed",
+                     means="it does not know all that machines are started with", fix=look.install(*QEMU))
+    else:
+        yield good("qemu", f"version {version}")
 
 
 def programs(look: Look) -> Iterator[Result]:
     missing = [program for program in NEEDED if not look.has(program)]
     if missing:
         yield Result(check="programs", level=Level.failed, what=f"not installed: {', '.join(missing)}",
-                     means="nothing can be started", fix=look.install(*missing))
+                     means="no network is started, and no machine is logged in to", fix=look.install(*missing))
     else:
-        yield good("programs", "all that is needed is installed")
+        yield good("programs", f"{', '.join(NEEDED)} are installed")
 
 
 def kvm(look: Look) -> Iterator[Result]:
     means = "machines are emulated, about ten times slower"
     if look.emulated:
         yield good("kvm", "not used: accel = \"tcg\" in cloudme.toml")
+    elif look.processor != "x86_64":
+        yield Result(check="kvm", level=Level.warning, what=f"this host is {look.processor}, machines are x86_64",
+                     means=means, fix="use a host with an x86_64 processor")
     elif not {"vmx", "svm"} & look.flags():
         yield Result(check="kvm", level=Level.warning, what="this CPU offers no virtualisation", means=means,
                      fix="switch it on in the firmware's setup, or, in a virtual machine, in its host")
@@ -45,6 +73,9 @@ def kvm(look: Look) -> Iterator[Result]:
 
 
 def nested(look: Look) -> Iterator[Result]:
+    if look.emulated or not look.host.files.openable("/dev/kvm") or not {"vmx", "svm"} & look.flags():
+        yield good("nested", "matters only where KVM is used")
+        return
     for module in ("kvm_intel", "kvm_amd"):
         value = (look.host.files.read(f"/sys/module/{module}/parameters/nested") or "").strip()
         if value in ("N", "0"):
@@ -56,15 +87,20 @@ def nested(look: Look) -> Iterator[Result]:
 
 
 def tun(look: Look) -> Iterator[Result]:
-    device = "/dev/net/tun"
     means = "no machine gets a network card"
-    if not look.existing(device):
-        yield Result(check="tun", level=Level.failed, what=f"there is no {device}", means=means, fix="modprobe tun")
-    elif not look.host.files.openable(device):
-        yield Result(check="tun", level=Level.failed, what=f"{device} cannot be opened by this user", means=means,
-                     fix=f"chmod 666 {device}", mends=(Mode(path=device, bits=0o666),))
+    if not look.existing(TUN):
+        driven = any(line.split() == [str(TUN_MINOR), "tun"]
+                     for line in (look.host.files.read("/proc/misc") or "").splitlines())
+        node = Device(path=TUN, major=MISC_MAJOR, minor=TUN_MINOR)
+        by_hand = f"mkdir -p {os.path.dirname(TUN)}; mknod -m 666 {TUN} c {MISC_MAJOR} {TUN_MINOR}"
+        yield Result(check="tun", level=Level.failed, what=f"there is no {TUN}", means=means,
+                     fix=by_hand if driven else "modprobe tun",
+                     mends=(node,) if driven else (Module(name="tun"), node))
+    elif not look.host.files.openable(TUN):
+        yield Result(check="tun", level=Level.failed, what=f"{TUN} cannot be opened by this user", means=means,
+                     fix=f"chmod 666 {TUN}", mends=(Mode(path=TUN, bits=0o666),))
     else:
-        yield good("tun", f"{device} can be opened")
+        yield good("tun", f"{TUN} can be opened")
 
 
 def disk(look: Look) -> Iterator[Result]:
@@ -81,7 +117,7 @@ def disk(look: Look) -> Iterator[Result]:
 def inotify(look: Look) -> Iterator[Result]:
     low = [Sysctl(name=f"fs.inotify.{name}", value=str(least))
            for name, least in (("max_user_instances", INSTANCES), ("max_user_watches", WATCHES))
-           if look.number(f"fs.inotify.{name}") < least]
+           if look.sysctl(f"fs.inotify.{name}") is not None and look.number(f"fs.inotify.{name}") < least]
     if low:
         yield Result(check="inotify", level=Level.warning,
                      what=", ".join(f"{one.name} is {look.number(one.name)}" for one in low),
@@ -120,12 +156,17 @@ def apparmor(look: Look) -> Iterator[Result]:
 
 
 def time(look: Look) -> Iterator[Result]:
-    """What is here already was not made in the future."""
+    """What is here already was not made in the future, and somebody keeps the clock right."""
     folders = (look.world.data, look.world.images, look.world.machines, "/etc")
+    fix = "rc-update add chronyd; rc-service chronyd start" if look.distribution == "alpine" else \
+        "timedatectl set-ntp true"
     ahead_s = max(look.host.files.changed_s(folder) for folder in folders) - look.host.now()
     if ahead_s > SKEW_S:
-        yield Result(check="time", level=Level.failed, what=f"the clock is {ahead_s:.0f} s behind files that are here",
-                     means="machines start with a wrong clock: certificates and packages are refused",
-                     fix="timedatectl set-ntp true, or chronyc makestep")
+        yield Result(check="time", level=Level.warning, what=f"the clock is {ahead_s:.0f} s behind files that are here",
+                     means="machines start with a wrong clock: certificates and packages are refused", fix=fix)
+    elif not look.host.synchronised():
+        yield Result(check="time", level=Level.warning, what="nothing keeps the clock right, the kernel says",
+                     means="machines take their time from it: in the long run certificates and packages are refused",
+                     fix=fix)
     else:
-        yield good("time", "the clock is not in the past")
+        yield good("time", "the clock is kept right, and is not in the past")

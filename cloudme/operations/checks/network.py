@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 
-from cloudme.model.check import Level, Line, Result, Sysctl
+from cloudme.errors import NotPermitted
+from cloudme.model.check import Level, Result, Sysctl
 from cloudme.model.network import Network
 from cloudme.operations.checks.look import Look, good
 
-FILTERS = tuple(f"net.bridge.bridge-nf-call-{what}" for what in ("iptables", "ip6tables", "arptables"))
-"""Whether frames on a bridge pass the firewall as if they were routed (kernel, networking/ip-sysctl)."""
+FILTERS = {f"net.bridge.bridge-nf-call-{what}": families for what, families in (
+    ("iptables", ("ip", "inet")), ("ip6tables", ("ip6", "inet")), ("arptables", ("arp",)))}
+"""Whether frames on a bridge pass the firewall as if they were routed (kernel, networking/ip-sysctl): the chains of
+these families."""
 FORWARD = "net.ipv4.ip_forward"
-ACL = "/etc/qemu/bridge.conf"
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-VIRTUAL = ("tun", "veth", "bridge", "vlan", "bond")
 
 
 def bridge(look: Look) -> Iterator[Result]:
     if not look.networks:
         yield good("bridge", "no network is started (cmnet start)")
     for network in look.networks:
-        yield _bridge(look, network)
+        if network in look.started:
+            yield _bridge(look, network)
+        else:
+            yield good("bridge", f"network '{network.name}' is not started (cmnet start {network.name})")
 
 
 def _bridge(look: Look, network: Network) -> Result:
@@ -35,7 +37,11 @@ def _bridge(look: Look, network: Network) -> Result:
     if not link.up:
         return Result(check="bridge", level=Level.failed, what=f"the bridge {network.bridge} is down",
                       means="machines on it reach nobody", fix=f"ip link set {network.bridge} up")
-    if not any(address.network.overlaps(network.address.network) for address in link.addresses):
+    if not network.external and network.address not in link.addresses:
+        return Result(check="bridge", level=Level.failed,
+                      what=f"the bridge {network.bridge} does not have {network.address}",
+                      means="machines on it have no gateway", fix=fix)
+    if not any(address.ip in network.address.network for address in link.addresses):
         return Result(check="bridge", level=Level.failed,
                       what=f"the bridge {network.bridge} has no address in {network.address.network}",
                       means="this host does not reach the machines on it", fix=fix)
@@ -68,23 +74,35 @@ def nic(look: Look) -> Iterator[Result]:
 
 
 def bridge_nf(look: Look) -> Iterator[Result]:
-    on = [name for name in FILTERS if look.sysctl(name) == "1"]
-    if not on:
-        yield good("bridge-nf", "frames on bridges do not pass the firewall")
+    """Where it is off, a boot would have it on again: it is the module's own value."""
+    if look.world.realm and not look.started:
+        yield good("bridge-nf", "cmnet start sees to it in a realm")
         return
+    on = [name for name in FILTERS if look.sysctl(name) == "1"]
+    keeps = tuple(Sysctl(name=name, value="0") for name in FILTERS if look.sysctl(name) == "0")
+    if not on:
+        yield Result(check="bridge-nf", level=Level.ok, what="frames on bridges do not pass the firewall", keeps=keeps)
+        return
+    drops = next((chain for name in on for chain in look.dropping if chain.split()[0] in FILTERS[name]), None)
     yield Result(
-        check="bridge-nf", level=Level.failed if look.dropping else Level.warning,
-        what=f"{', '.join(on)} = 1" + (f", and {look.dropping[0]} drops" if look.dropping else ""),
-        means="machines boot, have their address, and cannot be reached" if look.dropping else
+        check="bridge-nf", level=Level.failed if drops else Level.warning,
+        what=f"{', '.join(on)} = 1" + (f", and {drops} drops" if drops else ""),
+        means="machines boot, have their address, and cannot be reached" if drops else
         "as soon as a firewall drops what is forwarded, machines cannot be reached",
-        fix="; ".join(f"sysctl -w {name}=0" for name in on), mends=tuple(Sysctl(name=name, value="0") for name in on))
+        fix="; ".join(f"sysctl -w {name}=0" for name in on), keeps=keeps,
+        mends=tuple(Sysctl(name=name, value="0") for name in on))
 
 
 def firewall(look: Look) -> Iterator[Result]:
     """What one table accepts another may still drop: each chain that drops has to let our bridges pass."""
+    if look.chains is None:
+        yield Result(check="firewall", level=Level.warning, what="this user cannot see the firewall's rules",
+                     means="whether they drop what machines send is not known",
+                     fix="sudo cmcheck firewall bridge-nf" if look.has("nft") else look.install("nft"))
+        return
     for where in look.dropping:
         rules = look.rules(where)
-        missing = [f'{way} "{network.bridge}"' for network in look.networks if not network.external
+        missing = [f'{way} "{network.bridge}"' for network in look.started if not network.external
                    for way in ("iifname", "oifname") if f'{way} "{network.bridge}" accept' not in rules]
         if missing:
             yield Result(
@@ -96,51 +114,37 @@ def firewall(look: Look) -> Iterator[Result]:
 
 
 def forwarding(look: Look) -> Iterator[Result]:
-    routed = [network.name for network in look.networks if not network.external]
+    routed = [network.name for network in look.started if not network.external]
     if routed and look.sysctl(FORWARD) != "1":
         yield Result(check="forwarding", level=Level.failed, what=f"{FORWARD} is off",
                      means="machines reach this host and no other", fix=f"sysctl -w {FORWARD}=1",
                      mends=(Sysctl(name=FORWARD, value="1"),))
+    elif routed:
+        yield Result(check="forwarding", level=Level.ok, what="on", keeps=(Sysctl(name=FORWARD, value="1"),))
     else:
-        yield good("forwarding", "on" if routed else "not needed")
-
-
-def bridge_helper(look: Look) -> Iterator[Result]:
-    """QEMU's setuid helper makes taps for who is not root; it acts in the host's own namespace alone."""
-    if look.world.realm:
-        yield good("bridge-helper", "not used in a realm")
-        return
-    allowed = [line.split()[1] for line in (look.host.files.read(ACL) or "").splitlines()
-               if line.startswith("allow ") and len(line.split()) == 2]
-    if "all" in allowed:
-        yield Result(check="bridge-helper", level=Level.warning, what=f"{ACL} says 'allow all'",
-                     means="every user may join every bridge of this host", fix=f"sed -i '/^allow all$/d' {ACL}")
-    missing = [network.bridge for network in look.networks if network.bridge not in allowed and "all" not in allowed]
-    if missing:
-        lines = tuple(Line(path=ACL, line=f"allow {bridge}", group="kvm") for bridge in missing)
-        yield Result(check="bridge-helper", level=Level.warning, what=f"{ACL} does not allow {', '.join(missing)}",
-                     means="machines of users other than root cannot join",
-                     fix="; ".join(f"echo {one.line} >>{ACL}" for one in lines), mends=lines)
-    helper = next((path for path in HELPERS if look.existing(path)), None)
-    if not look.root and helper is None:
-        yield Result(check="bridge-helper", level=Level.failed, what="QEMU's bridge helper is not installed",
-                     means="this user's machines get no network card", fix=look.install("qemu-bridge-helper"))
-    elif not look.root and helper and not (look.host.files.mode(helper) or 0) & stat.S_ISUID:
-        yield Result(check="bridge-helper", level=Level.failed, what=f"{helper} is not setuid",
-                     means="this user's machines get no network card", fix=f"chmod u+s {helper}")
-    elif not missing and "all" not in allowed:
-        yield good("bridge-helper", "root needs none" if look.root else f"{helper} helps")
+        yield good("forwarding", "not needed")
 
 
 def ports(look: Look) -> Iterator[Result]:
     """Only of what does not serve yet: of a network that does, the holder is dnsmasq itself."""
     for network in look.networks:
-        conf, pid = look.world.dnsmasq(network.name, "conf"), look.world.dnsmasq(network.name, "pid")
-        if network.external or look.host.run.signal(pid, conf, 0):
+        if network.external or _serves(look, network):
             continue
+        if not look.host.net.permitted():
+            yield Result(check="ports", level=Level.warning, what="this user cannot try the ports of DNS and DHCP",
+                         means="whether somebody else keeps them is not known", fix="sudo cmcheck ports")
+            return
         if holder := look.host.net.port_taken(str(network.address.ip)):
             yield Result(check="ports", level=Level.failed, what=f"{network.address.ip}: {holder}",
                          means=f"nobody answers DHCP and DNS on network '{network.name}'",
                          fix="end it, or let it serve its own addresses only (dnsmasq: bind-dynamic)")
             return
     yield good("ports", "nobody else keeps the ports of DNS and DHCP")
+
+
+def _serves(look: Look, network: Network) -> bool:
+    pid, conf = (look.world.dnsmasq(network.name, what) for what in ("pid", "conf"))
+    try:
+        return look.host.run.signal(pid, conf, 0)
+    except NotPermitted:  # it is there, and another user's
+        return True
