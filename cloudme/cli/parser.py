@@ -71,6 +71,11 @@ class Parser(argparse.ArgumentParser):
         found.command = words[end + 1:]
         return found, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Python 3.11 looks for 'none given' among the choices of a positional that may be left out."""
+        if value != []:
+            super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         sys.stderr.write(f"{self.prog}: {message}\n")

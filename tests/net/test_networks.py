@@ -1,28 +1,16 @@
-"""More networks than one, and what cmcheck finds in a realm."""
+"""More networks than one."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cloudme.host import arp
-from tests.net.conftest import CMNET, Realm, inside, ip
+from tests.net.conftest import Realm, inside, ip
 
-CMCHECK = CMNET.parent / "cmcheck"
 LAB = ("create", "lab", "--cidr", "10.44.0.0/24", "--dns", "10.44.0.9", "--no-nat")
-
-
-def cmcheck(realm: Realm, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    ended = subprocess.run(
-        [sys.executable, str(CMCHECK), *arguments, "--json", "--realm", realm.name], capture_output=True, text=True,
-        check=False, env=os.environ | {"CLOUDME_HOME": str(realm.home)}, cwd=realm.home)
-    assert ended.stdout, ended.stderr
-    return ended.returncode, json.loads(ended.stdout)
 
 
 def listed(realm: Realm) -> dict[str, dict[str, Any]]:
@@ -106,33 +94,3 @@ def test_who_has_an_address_is_found_out_by_asking(realm: Realm) -> None:
     mac = json.loads(ip("-n", name, "-j", "link", "show", "eth0"))[0]["address"]
     found = inside(realm.namespace, lambda: arp.ask("bridge0", ["10.210.0.77", "10.210.0.78"], 0.3))
     assert found == {"10.210.0.77": mac}
-
-
-def test_a_healthy_realm_has_no_warning(realm: Realm) -> None:
-    (realm.home / "cloudme.toml").write_text('[defaults]\naccel = "tcg"\n', encoding="utf-8")
-    status, found = cmcheck(realm)
-    assert [one for one in found if one["status"] != "ok"] == []
-    assert status == 0
-
-
-def test_what_is_amiss_in_a_realm_is_found_mended_and_found_well(make_realm: Callable[[], Realm]) -> None:
-    """Values of a namespace that are its own: forwarding, and the filter of its bridges with a rule that drops."""
-    realm = make_realm()
-    realm.cmnet("start")
-    for words in (("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"), ("sysctl", "-qw", "net.ipv4.ip_forward=0"),
-                  ("nft", "add", "table", "ip", "filter"),
-                  ("nft", "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }")):
-        realm.run(*words)
-    names = ("bridge-nf", "forwarding", "firewall")
-    status, found = cmcheck(realm, *names)
-    assert (status, [one["status"] for one in found]) == (78, ["failed", "warning", "failed"])
-    status, found = cmcheck(realm, *names, "--fix")
-    assert (status, [one["status"] for one in found]) == (0, ["ok", "warning", "ok"])
-    for fix in next(one["fix"] for one in found if one["status"] == "warning").split("; "):
-        realm.run(*fix.split())
-    assert [one["status"] for one in cmcheck(realm, "firewall")[1]] == ["ok"]
-    assert realm.run("sysctl", "-n", "net.ipv4.ip_forward") == "1\n"
-    realm.run("ip", "link", "set", "bridge0", "down")
-    assert [one["status"] for one in cmcheck(realm, "bridge")[1]] == ["failed"]
-    realm.cmnet("start")
-    assert [one["status"] for one in cmcheck(realm, "bridge")[1]] == ["ok"]

@@ -190,7 +190,7 @@ BROKEN: list[tuple[str, Callable[[Root], object], Level, str, str]] = [
     ("bridge-nf", trapped, Level.failed, "ip filter FORWARD drops", "sysctl -w"),
     ("firewall", dropping, Level.warning, "FORWARD drops", "nft insert rule ip filter FORWARD iifname cm-lab"),
     ("firewall", unprivileged, Level.warning, "cannot see", "sudo cmcheck firewall"),
-    ("firewall", bare, Level.warning, "cannot see", "apt install nftables"),
+    ("firewall", bare, Level.warning, "without nft", "apt install nftables"),
     ("ports", unprivileged, Level.warning, "cannot try", "sudo cmcheck ports"),
     ("forwarding", put("/proc/sys/net/ipv4/ip_forward", "0\n"), Level.failed, "is off", "sysctl -w"),
     ("bridge-helper", put("/etc/qemu/bridge.conf", "allow cm-lab\n"), Level.warning, "does not allow br0", "allow br0"),
@@ -327,24 +327,17 @@ def test_the_names_that_a_tab_offers_are_the_checks() -> None:
         checks.all_of(Look(fakes.host(), World(data="", run="", config=""), (), True), ["x"])
 
 
+def test_no_name_means_all_of_them() -> None:
+    assert program("cmcheck").parser().parse_args([]).checks == []
+    assert program("cmcheck").parser().parse_args(["tun", "kvm"]).checks == ["tun", "kvm"]
+
+
 @pytest.mark.parametrize("words", [
     ["x"], ["--bridge", "br0"], ["--persist", "--bridge", "br0"], ["--persist", "--realm", "demo"],
     ["--root", "/no/such/folder"],
 ])
 def test_options_that_are_off_end_with_64(command: Callable[..., Ended], words: list[str]) -> None:
     assert command("cmcheck", *words).status == 64
-
-
-def test_a_dry_run_says_the_steps_and_changes_nothing(root: Root, command: Callable[..., Ended]) -> None:
-    root.put("/proc/sys/net/bridge/bridge-nf-call-iptables", "1\n")
-    words = ("bridge-nf", "--root", str(root.folder))
-    said = command("cmcheck", *words, "--persist", "--dry-run").stdout
-    assert said.splitlines()[0] == "sysctl -w net.bridge.bridge-nf-call-iptables=0"
-    assert "/etc/sysctl.d/90-cloudme.conf: net.bridge" in said
-    assert root.text("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n"
-    ended = command("cmcheck", *words, "--fix", "--json")
-    assert [(one["check"], one["status"], one["fixable"]) for one in json.loads(ended.stdout)] == [
-        ("bridge-nf", "ok", False)]
 
 
 def test_a_distribution_is_known_by_its_own_name_or_by_what_it_is_like() -> None:

@@ -96,9 +96,12 @@ def bridge_nf(look: Look) -> Iterator[Result]:
 def firewall(look: Look) -> Iterator[Result]:
     """What one table accepts another may still drop: each chain that drops has to let our bridges pass."""
     if look.chains is None:
-        yield Result(check="firewall", level=Level.warning, what="this user cannot see the firewall's rules",
+        there = look.has("nft")
+        yield Result(check="firewall", level=Level.warning,
+                     what="this user cannot see the firewall's rules" if there else
+                     "without nft the firewall's rules cannot be seen",
                      means="whether they drop what machines send is not known",
-                     fix="sudo cmcheck firewall bridge-nf" if look.has("nft") else look.install("nft"))
+                     fix="sudo cmcheck firewall bridge-nf" if there else look.install("nft"))
         return
     for where in look.dropping:
         rules = look.rules(where)
