@@ -1,6 +1,8 @@
 """The host's own network settings, changed so that a card becomes the port of a bridge and its address the bridge's.
 
-Text in, text out: interfaces(5) of ifupdown, netplan(5), systemd.network(5).
+Text in, text out: interfaces(5) of ifupdown, netplan(5), systemd.network(5). `mac` is the card's, '' where it is not
+known: the bridge gets it, too. Else systemd-udevd makes one up, and DHCP gives the host another address; where there is
+no udev, it would be the lowest of all ports, and change when a machine starts.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import configparser
 import fnmatch
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from cloudme.errors import ConfigError
@@ -20,8 +23,11 @@ STAYS = ("match", "set-name", "mtu", "wakeonlan", "macaddress", "link-local")
 """What netplan says of a card rather than of what it carries."""
 
 
-def interfaces(text: str, bridge: str, nic: str) -> str:
-    """/etc/network/interfaces. Raises ConfigError where it does not set `nic` up; one that has `bridge` stays."""
+def interfaces(text: str, bridge: str, nic: str, more: Sequence[str] = ()) -> str:
+    """/etc/network/interfaces. Raises ConfigError where it does not set `nic` up; one that has `bridge` stays.
+
+    more:  options of the bridge, which are not the same in every ifupdown.
+    """
     stanzas = _stanzas(text)
     if sets_up(text, bridge):
         return text
@@ -37,7 +43,7 @@ def interfaces(text: str, bridge: str, nic: str) -> str:
         lines += [f"iface {nic} {head[2]} manual", ""]
         lines += [f"auto {bridge}"] if first else []
         lines += [f"iface {bridge} {' '.join(head[2:])}", *options]
-        lines += [f"    {option}" for option in (f"bridge_ports {nic}", *BRIDGE_OPTIONS)] if first else []
+        lines += [f"    {option}" for option in (f"bridge_ports {nic}", *BRIDGE_OPTIONS, *more)] if first else []
         lines += [""]
         first = False
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -60,7 +66,7 @@ def _stanzas(text: str) -> list[tuple[list[str], list[str]]]:
     return found
 
 
-def netplan(text: str, bridge: str, nic: str) -> str | None:
+def netplan(text: str, bridge: str, nic: str, mac: str = "") -> str | None:
     """One file of netplan's; None where it says nothing of `nic`. Comments are lost."""
     import yaml
 
@@ -87,11 +93,12 @@ def netplan(text: str, bridge: str, nic: str) -> str | None:
     carried = {key: value for key, value in card.items() if key not in STAYS}
     cards[nic] = {**{key: value for key, value in card.items() if key in STAYS}, "dhcp4": False, "dhcp6": False}
     network.setdefault("bridges", {})[bridge] = {
-        "interfaces": [nic], **carried, "parameters": {"stp": False, "forward-delay": 0}}
+        "interfaces": [nic], **({"macaddress": mac} if mac else {}), **carried,
+        "parameters": {"stp": False, "forward-delay": 0}}
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
-def networkd(text: str, bridge: str, nic: str) -> dict[str, str] | None:
+def networkd(text: str, bridge: str, nic: str, mac: str = "") -> dict[str, str] | None:
     """A .network file -> name -> text of the files that take its place; None where it does not match `nic`."""
     heads = re.findall(r"(?m)^\[(\w+)\]", text)
     if len(set(heads)) < len(heads) and any(fnmatch.fnmatchcase(nic, name) for name in _names(text)):
@@ -107,7 +114,8 @@ def networkd(text: str, bridge: str, nic: str) -> dict[str, str] | None:
     carried = {name: dict(found[name]) for name in found.sections() if name not in ("Match", "Link")}
     stem = "00-cloudme"
     return {
-        f"{stem}-{bridge}.netdev": _rendered({"NetDev": {"Name": bridge, "Kind": "bridge"},
+        f"{stem}-{bridge}.netdev": _rendered({"NetDev": {"Name": bridge, "Kind": "bridge",
+                                                         **({"MACAddress": mac} if mac else {})},
                                               "Bridge": {"STP": "no", "ForwardDelaySec": "0"}}),
         f"{stem}-{nic}.network": _rendered({"Match": {"Name": nic}, "Network": {"Bridge": bridge}}),
         f"{stem}-{bridge}.network": _rendered({"Match": {"Name": bridge}, **carried}),

@@ -17,26 +17,27 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "hostnet"
 __all__ = ["root"]
 
 
-@pytest.mark.parametrize(("source", "path", "then", "os_release"), [
-    ("interfaces", "/etc/network/interfaces", "systemctl restart networking", "ID=debian\n"),
-    ("interfaces", "/etc/network/interfaces", "rc-service networking restart", "ID=alpine\n"),
-    ("netplan.yaml", "/etc/netplan/50-cloud-init.yaml", "netplan apply", "ID=ubuntu\n"),
-    ("20-wired.network", "/etc/systemd/network/20-wired.network", "networkctl reload", "ID=arch\n"),
+@pytest.mark.parametrize(("source", "path", "then", "distribution", "golden"), [
+    ("interfaces", "/etc/network/interfaces", "systemctl restart networking", "debian", "interfaces.bridged"),
+    ("interfaces", "/etc/network/interfaces", "rc-service networking restart", "alpine", "interfaces.bridged.alpine"),
+    ("netplan.yaml", "/etc/netplan/50-cloud-init.yaml", "netplan apply", "ubuntu", "netplan.yaml.bridged"),
+    ("20-wired.network", "/etc/systemd/network/20-wired.network", "networkctl reload", "arch",
+     "20-wired.network.bridged"),
 ])
 def test_a_bridge_is_written_as_the_host_has_its_network(
-    root: Root, source: str, path: str, then: str, os_release: str,
+    root: Root, source: str, path: str, then: str, distribution: str, golden: str,
 ) -> None:
     before = (DATA / source).read_text(encoding="utf-8")
     root.put(path, before)
-    root.put("/etc/os-release", os_release)
+    root.put("/etc/os-release", f"ID={distribution}\n")
+    root.put("/sys/class/net/ens18/address", "52:54:00:12:34:56\n")
     steps, said = bridging.steps(root.look(), "br0", "ens18")
     assert then in said
     with Transaction(root.host, print) as transaction:
         transaction.apply(steps)
     written = "".join(f"== {file.name}\n{file.read_text(encoding='utf-8')}"
                       for file in sorted(root.path(path).parent.iterdir()) if file.is_file())
-    golden = DATA / f"{source}.bridged"
-    assert written == golden.read_text(encoding="utf-8")
+    assert written == (DATA / golden).read_text(encoding="utf-8")
     if source != "20-wired.network":  # networkd's is not changed
         assert root.text(f"{path}.before-cloudme") == before
     assert [step.describe() for step in bridging.steps(root.look(), "br0", "ens18")[0]] == []

@@ -44,7 +44,8 @@ def _netplan(look: Look, bridge: str, nic: str) -> tuple[list[Step], str] | None
     files = look.host.files
     for name in files.names(NETPLAN):
         path = f"{NETPLAN}/{name}"
-        if name.endswith(".yaml") and (old := files.read(path)) and (new := hostnet.netplan(old, bridge, nic)):
+        old = files.read(path) if name.endswith(".yaml") else None
+        if old and (new := hostnet.netplan(old, bridge, nic, _mac(look, nic))):
             return ([Replace(path, new), *_left_alone(look, name)] if new != old else []), "netplan apply"
     return None
 
@@ -53,7 +54,7 @@ def _networkd(look: Look, bridge: str, nic: str) -> tuple[list[Step], str] | Non
     files = look.host.files
     for name in files.names(NETWORKD):
         text = files.read(f"{NETWORKD}/{name}") or ""
-        if name.endswith(".network") and (made := hostnet.networkd(text, bridge, nic)):
+        if name.endswith(".network") and (made := hostnet.networkd(text, bridge, nic, _mac(look, nic))):
             new = {f"{NETWORKD}/{file}": text for file, text in made.items()}
             done = all(files.read(path) == text for path, text in new.items())
             ours = name.startswith("00-cloudme-")
@@ -67,7 +68,7 @@ def _ifupdown(look: Look, bridge: str, nic: str) -> tuple[list[Step], str] | Non
         return None
     path = next((path for path, text in texts.items() if hostnet.sets_up(text, nic)), IFUPDOWN)
     done = any(hostnet.sets_up(text, bridge) for text in texts.values())
-    new = texts[path] if done else hostnet.interfaces(texts[path], bridge, nic)
+    new = texts[path] if done else hostnet.interfaces(texts[path], bridge, nic, _same_mac(look, bridge, nic))
     found: list[Step] = []
     if new != texts[path]:
         _check_bridging(look)  # not beside the others: all that is in that folder is read
@@ -77,6 +78,17 @@ def _ifupdown(look: Look, bridge: str, nic: str) -> tuple[list[Step], str] | Non
             found.append(Lines("/etc/modules", ("bridge", "tun")))
         return found, "rc-update add networking boot; rc-update add sysctl boot; rc-service networking restart"
     return found, "systemctl restart networking"
+
+
+def _same_mac(look: Look, bridge: str, nic: str) -> tuple[str, ...]:
+    """An option of bridge-utils (bridge-utils-interfaces(5)); elsewhere a command, which every ifupdown runs."""
+    if not (mac := _mac(look, nic)):
+        return ()
+    return (f"up ip link set dev {bridge} address {mac}",) if look.distribution == "alpine" else (f"bridge_hw {mac}",)
+
+
+def _mac(look: Look, nic: str) -> str:
+    return (look.host.files.read(f"/sys/class/net/{nic}/address") or "").strip()
 
 
 def _interfaces(look: Look) -> dict[str, str]:
