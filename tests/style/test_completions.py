@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -130,13 +131,18 @@ def in_zsh(file: Path, line: str) -> list[str]:
             seen += chunk
             if not typed and b"ready" in seen:
                 typed = True
-                os.write(fd, line.encode() + b"\t\n")
+                os.write(fd, line.encode() + b"\t")
+                while select.select([fd], [], [], QUIET_S)[0]:  # a key that comes while it completes may be lost
+                    seen += os.read(fd, 4096)
+                os.write(fd, b"\n")
     except OSError:
         pass  # EIO: the other side of the terminal is closed
     os.close(fd)
     os.waitpid(pid, 0)
     return [seen.decode().rpartition("<")[2].partition(">")[0].rpartition("=")[2]]
 
+
+QUIET_S = 0.5
 
 KINDS = {"machines", "templates", "images", "networks", "catalogue", "groups", "types", "realms"}
 
