@@ -9,15 +9,16 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
-from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, Template
+from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Shape, Template
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 3
+VERSION = 4
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
     2: lambda raw: raw,  # what is new has a default
+    3: lambda raw: raw,
 }
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
@@ -76,6 +77,8 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "shape": Shape(**raw["shape"]), "disks": tuple(Disk(**disk) for disk in raw["disks"]),
         "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
         "bases": tuple(raw["bases"]), "image": _maybe(ImageName, raw.get("image")),
+        "forwards": tuple(Forward(**forward) for forward in raw.get("forwards", [])),
+        "limits": Limits(**raw.get("limits", {})),
     })
 
 
@@ -92,7 +95,7 @@ def _network(raw: dict[str, Any]) -> Network:
         **raw, "name": Name(raw["name"]), "address": IPv4Interface(raw["address"]),
         "dhcp_first": _maybe(IPv4Address, raw["dhcp_first"]), "dhcp_last": _maybe(IPv4Address, raw["dhcp_last"]),
         "address6": _maybe(IPv6Interface, raw.get("address6")),
-        "dns": tuple(IPv4Address(server) for server in raw.get("dns", [])),
+        "dns": tuple(IPv4Address(server) for server in raw.get("dns", [])), "users": tuple(raw.get("users", [])),
     })
 
 

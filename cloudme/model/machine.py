@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from cloudme.errors import UsageError
 from cloudme.model.names import TEMPLATES, Name
@@ -76,6 +77,31 @@ class Access:
             raise UsageError(f"'{self.user}' is no name of a user", hint="letters, digits, '_' and '-', 32 at most")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """A port of the host that leads to one of a machine: `address` and `port` are the host's."""
+
+    protocol: Literal["tcp", "udp"]
+    address: str
+    port: int
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it.
+
+    cpus: the time of so many CPUs, as 1.5. cpu_weight: 1 to 10000, against the 100 of others. memory_mib: the guest's
+    and QEMU's own together. io_bps: bytes a second, of reading and of writing each.
+    """
+
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    memory_mib: int | None = None
+    tasks: int | None = None
+    io_bps: int | None = None
+
+
 WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
 
@@ -88,6 +114,9 @@ class Machine:
     image:     the image that its disk stands on where it stands on no template.
     seed_id:   the instance-id of its seed, where that is no longer its uuid (cloud-init: a new one is a first boot).
     vnc_port:  the port of the loopback where its display is, behind a password; None: a socket.
+    forwards:  ports of the host that lead to it while it runs.
+    isolate:   it reaches no other machine on its networks' bridges.
+    net_rate:  bits a second, of sending and of receiving each; None: no limit.
     """
 
     name: Name
@@ -105,6 +134,10 @@ class Machine:
     image: Name | None = None
     seed_id: str | None = None
     vnc_port: int | None = None
+    forwards: tuple[Forward, ...] = ()
+    isolate: bool = False
+    net_rate: int | None = None
+    limits: Limits = Limits()
 
     @property
     def address(self) -> str | None:

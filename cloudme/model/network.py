@@ -52,6 +52,9 @@ class Network:
     dhcp_first, dhcp_last: what is handed out (inclusive), as reservations; None where the network is external.
     address6:  the bridge's, in a /64 from which guests make their own (RFC 4862); None: no IPv6 of ours.
     dns:       the name servers of the guests; none: the gateway.
+    guarded:   machines send from their own addresses only; not where one of them is to be a router.
+    users:     who, besides root, may have machines on it.
+    shared:    it is root's, and we are one of these.
     """
 
     name: Name
@@ -65,6 +68,9 @@ class Network:
     external: bool = False
     address6: IPv6Interface | None = None
     dns: tuple[IPv4Address, ...] = ()
+    guarded: bool = True
+    users: tuple[str, ...] = ()
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not is_link_name(self.bridge):
