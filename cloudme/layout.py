@@ -177,6 +177,19 @@ def maker(folder: str) -> str:
     return os.path.join(folder, "maker")
 
 
+def group(run: str) -> str:
+    """The name of the cgroup of what runs in the folder `run`: a realm's is 'realm_name', and no two homes' are one."""
+    home, name = os.path.split(run)
+    if os.path.basename(home).startswith("realms."):
+        home, realm = os.path.split(home)
+        name = f"{realm.removeprefix('realms.')}_{name}"
+    if os.path.basename(home) == "cloudme":
+        return name
+    from binascii import crc32
+
+    return f"{name}:{crc32(os.fsencode(home)):08x}"
+
+
 def socket(folder: str, role: str) -> str:
     """Return the path of a machine's socket, short enough to bind.
 

@@ -14,7 +14,8 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Group, Launch
+from cloudme.model.machine import Limits
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
 from cloudme.store import take_lock
@@ -135,6 +136,32 @@ class FakeHypervisor:
 
     def kvm_usable(self) -> bool:
         return self.kvm
+
+
+@dataclass
+class FakeGroups:
+    """Groups in memory, by name. lacks: why limits that are asked for cannot be had. alone: machines are in groups."""
+
+    lacks: CloudMeError | None = None
+    alone: bool = True
+    held: dict[str, Limits] = field(default_factory=dict)
+    swept: int = 0
+
+    def check(self, own: Limits, folder: str) -> None:
+        if self.lacks and own != Limits():
+            raise self.lacks
+
+    def hold(self, group: Group, pid: int) -> None:
+        self.check(group.own, group.folder)
+        self.held[group.name] = group.limits
+
+    def change(self, group: Group) -> bool:
+        if self.alone:
+            self.held[group.name] = group.limits
+        return self.alone
+
+    def sweep(self) -> None:
+        self.swept += 1
 
 
 @dataclass
@@ -418,7 +445,7 @@ class FakeFiles:
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "outside": FakeOutside(),
+        "run": FakeRun(), "qemu": FakeHypervisor(), "groups": FakeGroups(), "net": FakeNet(), "outside": FakeOutside(),
         "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,

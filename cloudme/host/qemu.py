@@ -19,7 +19,7 @@ from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, NotPer
 from cloudme.formats import evidence
 from cloudme.host import qmp
 from cloudme.model.launch import Launch
-from cloudme.model.ports import Monitor, Net, Power, Run
+from cloudme.model.ports import Groups, Monitor, Net, Power, Run
 from cloudme.qemu import launch as rendering
 from cloudme.store import reported, take_lock
 
@@ -33,9 +33,10 @@ QUIT_S = 5
 class Qemu:
     """Implements `Hypervisor`."""
 
-    def __init__(self, run: Run, net: Net) -> None:
+    def __init__(self, run: Run, net: Net, groups: Groups | None = None) -> None:
         self._run = run
         self._net = net
+        self._groups = groups
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if self._run.find(launch.binary) is None:
@@ -56,6 +57,8 @@ class Qemu:
             argv = rendering.argv(launch, fds)
             pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
         try:
+            if launch.group and self._groups:
+                self._groups.hold(launch.group, pid)
             self._await_greeting(launch, pid, timeout_s)
         except BaseException:
             with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:

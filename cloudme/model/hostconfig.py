@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
+from cloudme.model.machine import Limits
 from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.units import GIB
 
@@ -33,6 +34,8 @@ class Settings:
     """The defaults of a host. Sizes in the unit of the name; timeouts in seconds.
 
     ipv6 is 'auto', 'none', or the bridge's address with its /64.
+    limits are those of machines that have none of their own; their memory is the guest's and overhead_mib for QEMU's,
+    None: no limit.
     boot_timeout_s is what a cold boot may take; ten times that of a fast host, since TCG is about that much slower.
     """
 
@@ -48,6 +51,8 @@ class Settings:
     nat: bool = True
     resolve: Resolve = Resolve.auto
     ipv6: str = "auto"
+    limits: Limits = field(default_factory=lambda: Limits(tasks=512))
+    overhead_mib: int | None = 1024
     boot_timeout_s: float = 300
     stop_timeout_s: float = 60
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cloudme.model.machine import Limits
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -37,6 +39,21 @@ class TapCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The cgroup of a machine.
+
+    limits:  what it may take; None: nothing is said of that.
+    own:     those of them that were asked for: a start fails where they cannot be held. The others may be left out.
+    folder:  where its disks are.
+    """
+
+    name: str
+    limits: Limits
+    own: Limits
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """Everything needed to start one QEMU. Descriptors have roles here and get numbers at the start.
 
@@ -47,6 +64,7 @@ class Launch:
     firmware_log: what the firmware says, written anew at each start.
     incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
+    group:     None: it stays in the cgroup of who starts it.
     """
 
     name: str
@@ -70,3 +88,4 @@ class Launch:
     plugged: Sequence[Part] = ()
     vnc_port: int | None = None
     pid_file: str | None = None
+    group: Group | None = None

@@ -44,8 +44,10 @@ def start(
     networks = store.networks_of(settings, machines)
     bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
-        Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges), networks[machine.nics[0].network].domain, old)
+        Restore(store, machine, launch.Place(
+            folder=store.folder(machine), run=store.run_folder(machine), accel=accel, bridges=bridges,
+            limits=settings.limits, overhead_mib=settings.overhead_mib,
+        ), networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

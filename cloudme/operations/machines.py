@@ -13,9 +13,9 @@ from typing import Any
 from cloudme import claim, layout, seed
 from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, UsageError
 from cloudme.formats import render
-from cloudme.model import identity
+from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, disk_file
+from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network, free_addresses
 from cloudme.model.ports import Ended, Host, Target
@@ -47,6 +47,7 @@ class Wanted:
     shape: Shape
     disk_bytes: int
     vnc_port: int | None
+    limits: Limits = field(default_factory=Limits)
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -61,6 +62,8 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
     claim.check_free(host, store, first, addresses)
+    limits.check(wanted.limits, wanted.shape.ram_mib)
+    host.groups.check(wanted.limits, store.world.machines)
     user = wanted.user or image.user
     if user == "root":
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")
@@ -85,6 +88,7 @@ def _machine(
                    for index, name in enumerate(wanted.networks)),
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
+        limits=wanted.limits,
     )
 
 

@@ -32,8 +32,9 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges))
+        Start(store, machine, launch.Place(
+            folder=store.folder(machine), run=store.run_folder(machine), accel=accel, bridges=bridges,
+            limits=settings.limits, overhead_mib=settings.overhead_mib))
         for machine in stopped
     ])])
     return stopped
@@ -52,6 +53,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
     for machine in machines:
+        host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)
             try:
@@ -79,6 +81,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+    host.groups.sweep()
 
 
 def power(store: Store, machine: Machine) -> Power:

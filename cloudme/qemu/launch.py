@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudme import layout
-from cloudme.model.launch import Launch, Listener, Part, TapCard
-from cloudme.model.machine import Machine, Nic
+from cloudme.model import limits
+from cloudme.model.launch import Group, Launch, Listener, Part, TapCard
+from cloudme.model.machine import Limits, Machine, Nic
 from cloudme.qemu import hardware
 
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
 CLONES_CODE_MIB = 96
+CODE_MIB = 1024
+"""What an emulated machine's translated code takes at most (QEMU, tcg/region.c)."""
 VNC_PORTS = 5900
 """RFC 6143, 1: the port of display 0."""
 SERIAL_LOG = "console.log"
@@ -27,12 +31,17 @@ SEED = "seed.iso"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a machine lives: its folder, its run folder, the accelerator to use, the bridge of each network."""
+    """Where a machine lives: its folder, its run folder, the accelerator to use, the bridge of each network.
+
+    limits, overhead_mib: the host's, for machines that have none of their own (Settings). None: it gets no cgroup.
+    """
 
     folder: str
     run: str
     accel: str
     bridges: Mapping[str, str]
+    limits: Limits | None = None
+    overhead_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +99,20 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
+        group=group(machine, place),
     )
+
+
+def group(machine: Machine, place: Place) -> Group | None:
+    """The cgroup that the machine is to live in."""
+    if place.limits is None:
+        return None
+    host = place.limits
+    if place.overhead_mib is not None:
+        code_mib = CODE_MIB if place.accel == "tcg" else 0
+        host = dataclasses.replace(host, memory_mib=machine.shape.ram_mib + place.overhead_mib + code_mib)
+    return Group(name=layout.group(place.run), folder=place.folder, own=machine.limits,
+                 limits=limits.over(machine.limits, host))
 
 
 def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
