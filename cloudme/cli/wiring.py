@@ -145,28 +145,15 @@ def abandon(world: World) -> list[Step]:
 
 
 def _adapters(world: World, outside: Outside) -> Host:
-    from cloudme.host import (
-        agent,
-        cgroup,
-        clock,
-        download,
-        files,
-        iso,
-        keys,
-        netlink,
-        playbook,
-        qemu,
-        run,
-        ssh,
-        streams,
-    )
+    from cloudme.host import agent, cgroup, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh
+    from cloudme.host.streams import Standard
 
     runner = run.Programs()
     net = netlink.Links(outside)
     groups = cgroup.Groups(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net, groups), groups=groups, net=net, outside=outside,
-        shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
-        iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=Standard(),
+        playbooks=playbook.Ansible(runner, world.config), download=download.Http(), iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised,
     )
