@@ -23,6 +23,8 @@ while it runs."""
 
 CATALOGUE = "catalogue.toml"
 
+ROOT_DATA = "/var/lib/cloudme"
+
 WARM = "warm"
 RAM = "ram"
 STATE = "state"
@@ -213,7 +215,7 @@ def world(realm: str | None = None) -> World:
         return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen,
                      rootless=rootless)
     if not rootless:
-        return World(data="/var/lib/cloudme", run="/run/cloudme", config="/etc/cloudme", realm=chosen)
+        return World(data=ROOT_DATA, run="/run/cloudme", config="/etc/cloudme", realm=chosen)
     user = os.path.expanduser("~")
     data = environ.get("XDG_DATA_HOME") or os.path.join(user, ".local/share")
     run = environ.get("XDG_RUNTIME_DIR") or os.path.join(data, "cloudme/run")

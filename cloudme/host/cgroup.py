@@ -147,7 +147,9 @@ class Scopes:
                                    hint="loginctl enable-linger")
 
     def controllers(self) -> set[str]:
-        return set(_read(self._top, "cgroup.controllers").split())
+        with contextlib.suppress(OSError):
+            return set(_read(self._top, "cgroup.controllers").split())
+        return set()
 
     def lacking(self, controller: str) -> CloudMeError:
         if self._uid:
