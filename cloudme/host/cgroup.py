@@ -135,7 +135,7 @@ class Scopes:
     """systemd's: a scope a machine, in a slice of ours (org.freedesktop.systemd1(5))."""
 
     def __init__(self, run: Run, top: str, root: str) -> None:
-        """Raises NotPermitted for a user who does not linger."""
+        """Raises NotPermitted for a user who does not linger, HostUnavailable where he has no bus."""
         self._run = run
         self._uid = os.geteuid()
         self._top = top
@@ -145,6 +145,9 @@ class Scopes:
             if not os.path.exists(os.path.join(root, "var/lib/systemd/linger", user)):
                 raise NotPermitted("your machines would end with your session if systemd held them to limits",
                                    hint="loginctl enable-linger")
+            if not os.path.exists(os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{self._uid}"), "bus")):
+                raise HostUnavailable("you have no bus on which your systemd could be asked to hold machines to limits",
+                                      hint="apt install dbus-user-session, and log in again")
 
     def controllers(self) -> set[str]:
         with contextlib.suppress(OSError):
