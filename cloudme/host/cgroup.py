@@ -109,14 +109,14 @@ class Groups:
         return Folders(top, self._own(top))
 
     def _mounted(self) -> str:
-        """Where the cgroups of version 2 are, if any controller is among them (proc_pid_mountinfo(5))."""
+        """Where the cgroups of version 2 are, if any controller of ours is in them (proc_pid_mountinfo(5))."""
         with contextlib.suppress(OSError):
             for line in _read(self._root, "proc/self/mountinfo").splitlines():
                 fields, _, kind = line.partition(" - ")
                 if kind.startswith("cgroup2 "):
                     path = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
                     folder = os.path.join(self._root, path.lstrip("/"))
-                    if _read(folder, "cgroup.controllers").strip():
+                    if {*_read(folder, "cgroup.controllers").split()} & {*NEEDS.values()}:
                         return folder
         raise HostUnavailable("this host has no cgroups of version 2: nothing holds a machine to limits",
                               hint="boot it with systemd.unified_cgroup_hierarchy=1, or, without systemd: "
