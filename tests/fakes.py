@@ -14,7 +14,8 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
-from cloudme.model.launch import Group, Launch
+from cloudme.model.groups import Group
+from cloudme.model.launch import Launch
 from cloudme.model.machine import Limits
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
-from cloudme.model.launch import Group
+from cloudme.model.groups import Group
 from cloudme.model.limits import UNLIMITED
 from cloudme.model.machine import Limits
 from cloudme.model.ports import Run

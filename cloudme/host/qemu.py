@@ -18,8 +18,9 @@ from cloudme import index
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
 from cloudme.formats import evidence
 from cloudme.host import qmp
+from cloudme.model.groups import Groups
 from cloudme.model.launch import Launch
-from cloudme.model.ports import Groups, Monitor, Net, Power, Run
+from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import launch as rendering
 from cloudme.store import reported, take_lock
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cloudme.model.machine import Limits
+from cloudme.model.groups import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,6 @@ class TapCard:
     netdev: str
     bridge: str | None
     mac: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """The cgroup of a machine.
-
-    limits:  what it may take; None: nothing is said of that.
-    own:     those of them that were asked for: a start fails where they cannot be held. The others may be left out.
-    folder:  where its disks are.
-    """
-
-    name: str
-    limits: Limits
-    own: Limits
-    folder: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Literal, Protocol
 
-from cloudme.model.launch import Group, Launch
-from cloudme.model.machine import Limits
+from cloudme.model.groups import Groups
+from cloudme.model.launch import Launch
 from cloudme.model.network import Link
 
 Json = Any
@@ -84,25 +84,6 @@ class Hypervisor(Protocol):
 
     def kvm_usable(self) -> bool:
         """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
-
-
-class Groups(Protocol):
-    """The cgroups of machines (cgroups(7), version 2), in which they are kept from taking more than they may."""
-
-    def check(self, own: Limits, folder: str) -> None:
-        """Nothing, where a machine whose disks are in `folder` (or will be) can be held to these limits.
-
-        Raises:  HostUnavailable, NotPermitted, with what would permit it.
-        """
-
-    def hold(self, group: Group, pid: int) -> None:
-        """Move a process, with its threads, into this group. Raises as `check`, for limits that were asked for only."""
-
-    def change(self, group: Group) -> bool:
-        """Give a group these limits from now on; those that are None stay. False where nobody is in such a group."""
-
-    def sweep(self) -> None:
-        """Take away the groups that nobody is in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from cloudme.model import limits
+from cloudme.model.groups import Group
 from cloudme.model.hostconfig import Settings
-from cloudme.model.launch import Group
 from cloudme.model.machine import Limits, Machine
 from cloudme.model.ports import Host
 from cloudme.qemu import launch

@@ -12,7 +12,8 @@ from typing import Literal
 
 from cloudme import layout
 from cloudme.model import limits
-from cloudme.model.launch import Group, Launch, Listener, Part, TapCard
+from cloudme.model.groups import Group
+from cloudme.model.launch import Launch, Listener, Part, TapCard
 from cloudme.model.machine import Limits, Machine, Nic
 from cloudme.qemu import hardware
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from cloudme.host.cgroup import Groups
 from cloudme.host.run import Programs
-from cloudme.model.launch import Group
+from cloudme.model.groups import Group
 from cloudme.model.machine import Limits
 
 NOBODY = 65534

@@ -14,8 +14,8 @@ from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPerm
 from cloudme.formats import groupfiles
 from cloudme.host.cgroup import Groups
 from cloudme.model import limits
+from cloudme.model.groups import Group
 from cloudme.model.hostconfig import Settings
-from cloudme.model.launch import Group
 from cloudme.model.machine import Limits, Machine
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
