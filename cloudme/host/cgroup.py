@@ -170,7 +170,7 @@ class Scopes:
         try:
             self._tell("SetUnitProperties", "sba(sv)", [_unit(group), "true"], _properties(group), [])
         except CommandFailed as error:
-            if "not loaded" in error.message or "NoSuchUnit" in error.message:
+            if f"Unit {_unit(group)} not" in error.message:  # loaded, or found
                 return False
             raise
         return True
@@ -212,13 +212,16 @@ class Folders:
     """Our own, below the topmost cgroup that we may write to: for root the uppermost, for others what was delegated."""
 
     def __init__(self, top: str, own: str) -> None:
-        """Raises NotPermitted where nothing was delegated."""
+        """Raises NotPermitted where nothing was delegated, HostUnavailable where root may write nothing."""
         mine = ""
         while _writable(own):
             mine = own
             if own == top:
                 break
             own = os.path.dirname(own)
+        if not mine and os.geteuid() == 0:
+            raise HostUnavailable(f"the cgroups in {top} cannot be changed from here",
+                                  hint=f"in a container: mount -o remount,rw {top}")
         if not mine:
             raise NotPermitted("no cgroup was delegated to you: nothing holds your machines to limits", hint=(
                 "let root make a folder there that is yours, with its cgroup.procs and cgroup.subtree_control, and "

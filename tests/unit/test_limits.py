@@ -260,6 +260,6 @@ def test_systemd_is_asked_where_it_is(tree: Tree) -> None:
         "CPUQuotaPerSecUSec", "t", "1500000", "MemoryMax", "t", str(1 << 30), "MemorySwapMax", "t", str(1 << 30),
         "TasksMax", "t", str((1 << 64) - 1), "0"]
     assert change == ["SetUnitProperties", "sba(sv)", "cloudme-web00.scope", "true", "1", "TasksMax", "t", "300"]
-    run.fail["SetUnitProperties"] = CommandFailed("busctl failed: Call failed: Unit cloudme-web00.scope not loaded.")
+    run.fail["SetUnitProperties"] = CommandFailed("busctl failed: Call failed: Unit cloudme-web00.scope not found.")
     assert not groups.change(group(tree, Limits(tasks=300)))
     assert not (tree.top / "cloudme/web00").exists()
