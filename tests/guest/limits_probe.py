@@ -81,9 +81,7 @@ def seen(groups: Groups) -> dict[str, Any]:
 
     def hold(one: subprocess.Popen[str], name: str, limits: Limits) -> str:
         groups.check(limits, "/root")
-        began = time.monotonic()
         groups.hold(Group(name=name, limits=limits, own=limits, folder="/root"), one.pid)
-        found["hold_s"] = time.monotonic() - began
         folder = folder_of(one.pid, name)
         found["folders"].append(folder)
         return folder

@@ -30,7 +30,6 @@ def inner(cloud: Cloud, warm: str) -> Iterator[str]:
 def seen(request: pytest.FixtureRequest, cloud: Cloud, inner: str) -> dict[str, Any]:
     said = cloud.run("vm", inner, "--", f"{BEGIN[request.param]}python3 /opt/probe/limits_probe.py {request.param}")
     found: dict[str, Any] = json.loads(said)
-    open(f"/tmp/w/limits-seen-{request.param}.json", "w").write(said)
     assert ("cloudme.slice/cloudme-web00:0a.scope" in found["folders"][0]) == (request.param == "scopes")
     return found
 
