@@ -49,9 +49,9 @@ class Qemu:
             fds = {}
             for listener in (*launch.monitors, *launch.chardevs):
                 fds[listener.role] = mine.enter_context(_listening(listener.path))
-            for tap in launch.taps:
-                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
-                mine.callback(os.close, fds[tap.netdev])
+            for tap, fd in zip(launch.taps, self._net.taps(launch.taps), strict=True):
+                fds[tap.netdev] = fd
+                mine.callback(os.close, fd)
             _begin_logs(launch)
             argv = rendering.argv(launch, fds)
             pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Protocol
 
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
 
 Json = Any
@@ -99,13 +99,18 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str | None, mac: str) -> int:
-        """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        """Make a tap for each card and return the descriptors; a tap is gone when the last copy of its own is closed.
 
-        No bridge: it leads nowhere.
-
+        Each is guarded before it becomes a port of its bridge; those that QEMU's helper makes are not.
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        """Guard the taps of these cards anew, where they are there; there is no moment without a guard."""
+
+    def sweep(self) -> None:
+        """Take away what is left of the guards of taps that are gone."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""

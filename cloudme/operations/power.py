@@ -29,11 +29,10 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         return []
     accel = accelerator(host, settings)
     networks = store.networks_of(settings, stopped)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
         Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges))
+                                           networks=networks))
         for machine in stopped
     ])])
     return stopped
