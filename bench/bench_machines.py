@@ -188,9 +188,10 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from cloudme.host.netlink import Links
 from cloudme.host.run import Programs
+from cloudme.model.launch import TapCard
 links = Links(Programs())
 began = time.perf_counter()
-fds = [links.tap("bridge0", "") for _ in range(int(sys.argv[2]))]
+fds = [links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02")]) for _ in range(int(sys.argv[2]))]
 print(time.perf_counter() - began)
 """
 

@@ -30,9 +30,9 @@ ICMP6_PLAIN = "{ 1, 2, 3, 4, 128, 129 }"
 FIRST = "@nh,336,16 & 0xfff8 == 0"
 """A fragment of IPv6 that begins a packet; its next header is `@nh,320,8` (RFC 8200, 4.5)."""
 
-NOT_SERVER = "udp sport != 67 udp dport != { 67, 68 }"
-NOT_SERVER6 = "udp sport != 547 udp dport != 546"
-"""Neither from a DHCP server, nor to a client: some take an offer from any port."""
+NOT_SERVER = "udp sport != { 67, 547 } udp dport != { 67, 68, 546 }"
+"""Neither from a DHCP server, nor to a client: some take an offer from any port. (Sets, though one value would do for each
+family: nft 1.0.6 makes one comparison of two neighbours, which is true where only one of them differs.)"""
 
 
 def text(taps: Iterable[tuple[str, str, str, Guard]], dead: Iterable[int] = ()) -> str:
@@ -48,10 +48,6 @@ def text(taps: Iterable[tuple[str, str, str, Guard]], dead: Iterable[int] = ()) 
         if guard.apart:
             lines += _chain(OUT + tap, f'egress device "{tap}" priority 0; policy accept;', _heard(bridge_mac, guard))
     return "\n".join([f"add table netdev {TABLE}", *lines, ""]) if lines else ""
-
-
-def no_table() -> str:
-    return f"delete table netdev {TABLE}\n"
 
 
 def tap_of(chain: str) -> str:
@@ -123,7 +119,7 @@ def _ip6_sent(mac: str, guard: Guard) -> list[str]:
     icmp, source, told = "ip6 nexthdr icmpv6 icmpv6 type", f"0x0101{_hex(mac)[2:]}", f"0x0201{_hex(mac)[2:]}"
     return [
         f"{own} ip6 nexthdr {IP6_PLAIN} accept",
-        f"{own} ip6 nexthdr udp {NOT_SERVER6} accept",
+        f"{own} ip6 nexthdr udp {NOT_SERVER} accept",
         f"{own} {icmp} {ICMP6_PLAIN} accept",
         f"{own} {icmp} 135 ip6 length 24 accept",
         f"{own} {icmp} 135 ip6 length 32 @th,192,64 {source} accept",
@@ -135,7 +131,7 @@ def _ip6_sent(mac: str, guard: Guard) -> list[str]:
         f"{joins} ip6 nexthdr 0 @nh,320,16 0x3a00 icmpv6 type {{ 131, 132, 143 }} accept",
         f"{own} ip6 nexthdr 44 @nh,336,16 & 0xfff8 != 0 accept",
         f"{own} ip6 nexthdr 44 {FIRST} @nh,320,8 6 accept",
-        f"{own} ip6 nexthdr 44 {FIRST} @nh,320,8 17 {NOT_SERVER6} accept",
+        f"{own} ip6 nexthdr 44 {FIRST} @nh,320,8 17 {NOT_SERVER} accept",
         f"{own} ip6 nexthdr 44 {FIRST} @nh,320,8 58 icmpv6 type {ICMP6_PLAIN} accept",
     ]
 

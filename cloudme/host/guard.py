@@ -5,6 +5,7 @@ Netlink is packed by hand, three short messages: pyroute2 takes longer to import
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -23,12 +24,14 @@ TRIES = 3
 REQUEST, ACK, DUMP, CREATE_OR_REPLACE = 0x1, 0x4, 0x300, 0x500
 ERROR, DONE = 2, 3
 """linux/netlink.h."""
-GET_CHAIN = 10 << 8 | 4
-"""linux/netfilter/nfnetlink.h, nf_tables.h: NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN."""
+DELETE_TABLE, GET_CHAIN, BATCH = 10 << 8 | 2, 10 << 8 | 4, 16
+"""linux/netfilter/nfnetlink.h, nf_tables.h: NFNL_SUBSYS_NFTABLES and its messages, NFNL_MSG_BATCH_BEGIN."""
+IF_EMPTY = 0x100
+"""NLM_F_NONREC."""
 NETFILTER, NETDEV = 12, 5
 """NETLINK_NETFILTER, NFPROTO_NETDEV."""
-CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME = 1, 2, 3
-SET_LINK, NEW_QDISC = 19, 36
+TABLE_NAME, CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME = 1, 1, 2, 3
+AF_BRIDGE, SET_LINK, NEW_QDISC = 7, 19, 36
 IFLA_PROTINFO, ISOLATED = 12 | 0x8000, 33
 """linux/rtnetlink.h, if_link.h: what a bridge notes of a port, and NLA_F_NESTED."""
 TCA_KIND, TCA_OPTIONS, TBF_PARMS, TBF_RATE64, TBF_BURST = 1, 2, 1, 4, 6
@@ -60,20 +63,22 @@ def put(run: Run, taps: Sequence[tuple[str, TapCard]]) -> None:
 
 
 def sweep(run: Run) -> None:
-    """Remove the chains of taps that are gone, and with the last one the table."""
-    found = _chains()
-    gone = [handle for handle, tap in found if not _exists(tap)]
-    try:
-        _apply(run, guards.text([], gone) if len(gone) < len(found) else guards.no_table())
-    except (CommandFailed, MissingProgram):
-        pass  # there was none, or another one is just being made
+    """Remove the chains of taps that are gone, and the table, if it has no other."""
+    gone = [handle for handle, tap in _chains() if not _exists(tap)]
+    with contextlib.suppress(CommandFailed, MissingProgram):  # somebody else did it, or is just making one
+        _apply(run, guards.text([], gone))
+    name = _attribute(TABLE_NAME, guards.TABLE.encode() + b"\0")
+    with _netfilter() as kernel:
+        kernel.send(_message(BATCH, 0, struct.pack("!BBH", 0, 0, DELETE_TABLE >> 8))
+                    + _message(DELETE_TABLE, IF_EMPTY, struct.pack("BBH", NETDEV, 0, 0) + name)
+                    + _message(BATCH + 1, 0, struct.pack("!BBH", 0, 0, DELETE_TABLE >> 8)))
 
 
 def settle(tap: str, card: TapCard) -> None:
     """What else a port of a bridge is told, before it is up. Raises OSError."""
     if card.guard and card.guard.apart:
         index = socket.if_nametoindex(tap)
-        _tell(SET_LINK, 0, struct.pack("BxHiII", socket.AF_BRIDGE if hasattr(socket, "AF_BRIDGE") else 7, 0, index, 0, 0)
+        _tell(SET_LINK, 0, struct.pack("BxHiII", AF_BRIDGE, 0, index, 0, 0)
               + _attribute(IFLA_PROTINFO, _attribute(ISOLATED, b"\1")))
     if card.guard and card.guard.rate:
         _shape(tap, card.guard.rate // 8)
@@ -119,10 +124,18 @@ def _tell(kind: int, flags: int, body: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _netfilter() -> socket.socket:
+    """Raises HostUnavailable."""
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+    except OSError as error:
+        raise HostUnavailable(f"this kernel has no nf_tables: {error.strerror}", hint="modprobe nf_tables") from error
+
+
 def _chains() -> list[tuple[int, str]]:
-    """(handle, tap) of the chains of our table; none where the kernel has no nf_tables."""
+    """(handle, tap) of the chains of our table."""
     found: list[tuple[int, str]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as kernel:
+    with _netfilter() as kernel:
         kernel.send(_message(GET_CHAIN, DUMP, struct.pack("BBH", NETDEV, 0, 0)))
         while True:
             for kind, body in _messages(kernel.recv(1 << 17)):
