@@ -37,7 +37,8 @@ Frames = dict[str, list[bytes]]
 def attacks(me: Who, neighbour: Who, gateway: Who) -> Frames:
     """What `me` may not send, by what it is."""
     found: Frames = {}
-    for family in (_spoofed, _arp, _dhcp, _icmp, _discovery, _advertisements, _dhcp6, _extensions, _untyped, _malformed):
+    for family in (_spoofed, _arp, _dhcp, _icmp, _discovery, _advertisements, _dhcp6, _extensions, _untyped,
+                   _malformed):
         for name, packets in family(me, neighbour, gateway):
             assert name not in found
             found[name] = [bytes(packet) for packet in (packets if isinstance(packets, list) else [packets])]
@@ -130,7 +131,8 @@ def _discovery(me: Who, neighbour: Who, gateway: Who) -> Iterator[tuple[str, Any
     told = v6.ICMPv6NDOptDstLLAddr(lladdr=me.mac)
     for source in (me.ip6, me.link6):
         ip = v6.IPv6(src=source, dst=EVERYBODY6, hlim=255)
-        for whose, target in (("gateway", gateway.ip6), ("gateway, local", gateway.link6), ("neighbour", neighbour.ip6)):
+        for whose, target in (("gateway", gateway.ip6), ("local gateway", gateway.link6),
+                              ("neighbour", neighbour.ip6)):
             yield f"NA for the {whose}, from {source}", ether / ip / v6.ICMPv6ND_NA(tgt=target, R=0) / told
             yield f"bare NA for the {whose}, from {source}", ether / ip / v6.ICMPv6ND_NA(tgt=target, R=0)
         wrong = v6.ICMPv6NDOptDstLLAddr(lladdr=gateway.mac)
@@ -264,7 +266,8 @@ def _honest4(me: Who, neighbour: Who) -> Iterator[tuple[str, Any]]:
     yield "ARP probe", everybody / ARP(op=1, hwsrc=me.mac, psrc="0.0.0.0", pdst=me.ip)
     yield "ARP announcement", everybody / ARP(op=1, hwsrc=me.mac, psrc=me.ip, pdst=me.ip)
     for source in ("0.0.0.0", me.ip):
-        yield f"DHCP from {source}", everybody / IP(src=source, dst="255.255.255.255") / UDP(sport=68, dport=67) / BOOTP(
+        whole = everybody / IP(src=source, dst="255.255.255.255") / UDP(sport=68, dport=67)
+        yield f"DHCP from {source}", whole / BOOTP(
             chaddr=bytes.fromhex(me.mac.replace(":", "")), xid=7) / DHCP(options=[("message-type", "discover"), "end"])
     yield "TCP", ether / ip / TCP(dport=22)
     yield "DNS", ether / ip / UDP(dport=53) / b"question"

@@ -1,8 +1,8 @@
 """The rules that guard taps, as nft(8) reads them: a chain for what a machine sends, one more where it is set apart.
 
-They hang on the tap itself (family netdev): what they drop, the bridge never sees, and learns no address from. Only what
-is named passes. A rule that looks for a header does not match a packet in which there is none, or half of one, and so
-what is malformed passes nowhere. Plain text rather than a template: nobody but us may edit it, and jinja2 is slow to load.
+They hang on the tap itself (family netdev): what they drop the bridge never sees, and learns no address from. Only what
+is named passes. A rule that looks for a header does not match a packet in which there is none, or half of one: what is
+malformed passes nowhere. Plain text rather than a template: nobody may edit it, and jinja2 takes long to load.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FIRST = "@nh,336,16 & 0xfff8 == 0"
 """A fragment of IPv6 that begins a packet; its next header is `@nh,320,8` (RFC 8200, 4.5)."""
 
 NOT_SERVER = "udp sport != { 67, 547 } udp dport != { 67, 68, 546 }"
-"""Neither from a DHCP server, nor to a client: some take an offer from any port. (Sets, though one value would do for each
-family: nft 1.0.6 makes one comparison of two neighbours, which is true where only one of them differs.)"""
+"""Neither from a DHCP server, nor to a client: some take an offer from any port. (Sets, though for each family single
+values would do: nft 1.0.6 makes one comparison of two neighbours, which is true where only one of them differs.)"""
 
 
 def text(taps: Iterable[tuple[str, str, str, Guard]], dead: Iterable[int] = ()) -> str:
@@ -68,9 +68,7 @@ def _sent(mac: str, bridge_mac: str, guard: Guard) -> list[str]:
     if guard.locked:
         rules.append(f"ether saddr != {mac} drop")
     if guard.apart:
-        rules += [f"{_ip(other)} daddr {_network(other)} {_ip(other)} daddr != {_host(other)} drop"
-                  for other in guard.apart]
-        rules.append(f"ether daddr set {bridge_mac}")
+        rules += [*_neighbours("daddr", guard), f"ether daddr set {bridge_mac}"]
     if guard.locked:
         rules += [*_ip4_sent(mac, guard), *_ip6_sent(mac, guard), *_arp_sent(mac, guard)]
     return rules
@@ -78,14 +76,17 @@ def _sent(mac: str, bridge_mac: str, guard: Guard) -> list[str]:
 
 def _heard(bridge_mac: str, guard: Guard) -> list[str]:
     """From the bridge itself alone, and of what it forwards nothing of neighbours. (Raw: `ether saddr` wants to know the
-    device that a packet came from, and here there is none.)"""
-    return [f"@ll,48,48 != {_hex(bridge_mac)} drop",
-            *(f"meta protocol {_ip(other)} {_ip(other)} saddr {_network(other)} {_ip(other)} saddr != {_host(other)} drop"
-              for other in guard.apart)]
+    kind of device that a packet came from, and here there is none.)"""
+    return [f"@ll,48,48 != {_hex(bridge_mac)} drop", *_neighbours("saddr", guard)]
+
+
+def _neighbours(which: str, guard: Guard) -> list[str]:
+    return [f"{_ip(other)} {which} {_network(other)} {_ip(other)} {which} != {_host(other)} drop"
+            for other in guard.apart]
 
 
 def _arp_sent(mac: str, guard: Guard) -> list[str]:
-    """Of somebody else's address not even a probe: who is about to take it would believe that it is in use (RFC 5227)."""
+    """Of another's address not even a probe: who is about to take it would believe that it is in use (RFC 5227)."""
     own = f"{ARP} arp saddr ether {mac}"
     if not guard.addresses:
         return [f"{own} arp operation 1-2 arp saddr ip != {_set(guard.others)} accept"]
@@ -98,7 +99,8 @@ def _ip4_sent(mac: str, guard: Guard) -> list[str]:
     a neighbour's address. ICMP is all but redirects and router advertisements (RFC 792, RFC 1256)."""
     own = f"ether type ip ip saddr {_set(guard.addresses)}" if guard.addresses else \
         f"ether type ip ip saddr != {_set(guard.others)}"
-    asks = f"ip frag-off & 0x3fff == 0 udp sport 68 udp dport 67 @th,64,24 0x010106 @th,256,80 0x00000000{_hex(mac)[2:]} accept"
+    card = f"@th,64,24 0x010106 @th,256,80 0x00000000{_hex(mac)[2:]}"
+    asks = f"ip frag-off & 0x3fff == 0 udp sport 68 udp dport 67 {card} accept"
     return [
         f"{own} meta l4proto tcp accept",
         f"{own} ip frag-off & 0x1fff != 0 accept",
@@ -111,8 +113,8 @@ def _ip4_sent(mac: str, guard: Guard) -> list[str]:
 
 
 def _ip6_sent(mac: str, guard: Guard) -> list[str]:
-    """Neighbour discovery is of own addresses and with this card's MAC: a message has no option, or this one only, since
-    behind another anything could stand. From `::` an address is looked for that is to be our own, and groups are joined."""
+    """Neighbour discovery is of own addresses and with this card's MAC: a message has no option, or this one only:
+    behind another anything could stand. From `::` it looks for an address that is to be its own, and joins groups."""
     own = f"ether type ip6 ip6 saddr {_set(guard.addresses6)}" if guard.addresses6 else "ether type ip6 ip6 saddr != ::"
     joins = f"ether type ip6 ip6 saddr {_set((*guard.addresses6, '::'))}" if guard.addresses6 else "ether type ip6"
     target = f"@th,64,128 {_set([_hex6(address) for address in guard.addresses6])} " if guard.addresses6 else ""

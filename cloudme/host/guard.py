@@ -21,6 +21,9 @@ NFT = ["nft", "-f", "-"]
 TRIES = 3
 """Another start may remove the same leftovers at the same time: then nothing was done, and is tried again."""
 
+NEEDED = "the kernel needs CONFIG_NF_TABLES_NETDEV, for --isolate CONFIG_NETFILTER_EGRESS (Linux 5.16); " \
+    "without: [network] guard = false in cloudme.toml, or cmnet create --no-guard"
+
 REQUEST, ACK, DUMP, CREATE_OR_REPLACE = 0x1, 0x4, 0x300, 0x500
 ERROR, DONE = 2, 3
 """linux/netlink.h."""
@@ -51,15 +54,17 @@ def put(run: Run, taps: Sequence[tuple[str, TapCard]]) -> None:
     wanted = [(tap, card.mac, _mac(card.bridge) if card.guard.apart else "", card.guard)
               for tap, card in taps if card.guard and card.bridge]
     own = {tap for tap, _ in taps}
-    for left in reversed(range(TRIES)):
-        text = guards.text(wanted, [handle for handle, tap in _chains() if tap in own or not _exists(tap)])
+    failure: CommandFailed | None = None
+    for _ in range(TRIES):
         try:
-            return _apply(run, text)
+            _apply(run, guards.text(wanted, [handle for handle, tap in _chains() if tap in own or not _exists(tap)]))
         except CommandFailed as error:
-            if not left:
-                raise HostUnavailable(f"the taps cannot be guarded: {error.output or error.message}",
-                                      hint="modprobe nf_tables; CONFIG_NF_TABLES_NETDEV, and for --isolate "
-                                           "CONFIG_NETFILTER_EGRESS (Linux 5.16); or: cmnet create --no-guard") from error
+            failure = error
+        else:
+            return
+    assert failure
+    said = (failure.output or failure.message).splitlines()[0]
+    raise HostUnavailable(f"the taps cannot be guarded: {said}", hint=NEEDED) from failure
 
 
 def sweep(run: Run) -> None:

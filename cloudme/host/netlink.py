@@ -204,8 +204,9 @@ class Links:
                 raise _refused(error, "") from error
             return self._helped(card.bridge), ""
         name = f"{_stem(card.mac) if card.bridge else 'cm'}%d".encode()
+        offload = card.guard is None or card.guard.offload
         try:
-            request = struct.pack("16sH22x", name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+            request = struct.pack("16sH22x", name, IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if offload else 0))
             return fd, fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
         except OSError as error:
             os.close(fd)

@@ -34,6 +34,8 @@ class Guard:
     others:     IPv4 addresses that are no machine's: the gateway's, the name servers'.
     apart:      gateways, each with the network of which nobody else is reached nor heard; as '10.210.0.1/24'.
     rate:       bits a second, each way; None: no limit.
+    offload:    it may leave checksums and segments to others. Where these do not take them so, the kernel writes such a
+                checksum where the machine says, after the guard has looked: over the sender's address, if it says so.
     """
 
     locked: bool = True
@@ -42,6 +44,7 @@ class Guard:
     others: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     rate: int | None = None
+    offload: bool = True
 
 
 @dataclass(frozen=True, slots=True)

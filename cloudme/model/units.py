@@ -38,8 +38,7 @@ def disk_bytes(text: str) -> int:
 
 
 RATE_MIN, RATE_MAX = 8_000, 100_000_000_000
-"""A kilobyte a second; more than the kernel's limiter can count (net/netfilter/nft_limit.c, with nanoseconds in 64 bits)
-is no limit."""
+"""A kilobyte a second; what the kernel's limiter can count (net/netfilter/nft_limit.c: nanoseconds times bytes)."""
 
 
 def bit_rate(text: str) -> int:

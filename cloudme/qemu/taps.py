@@ -34,4 +34,4 @@ def _guard(machine: Machine, nic: Nic, networks: Mapping[Name, Network]) -> Guar
         addresses6=() if network.external else tuple(filter(None, (eui64(LINK_LOCAL, nic.mac), nic.address6))),
         others=tuple(dict.fromkeys(str(address) for address in (network.address.ip, *network.dns))),
         apart=tuple(str(one) for other in apart for one in (other.address, other.address6) if one),
-        rate=machine.net_rate)
+        rate=machine.net_rate, offload=not (network.guarded and network.external))

@@ -4,6 +4,8 @@ and looked for where they would do harm: at a neighbour's tap, at the bridge, in
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import json
 import os
 import socket
@@ -12,19 +14,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
-from pathlib import Path
 
 import pytest
 
-from cloudme.host import guard, netlink, realm, run
+from cloudme.errors import CommandFailed, HostUnavailable
+from cloudme.host import guard, netlink, run
 from cloudme.model.launch import Guard, TapCard
-from tests.frames import ALL, Frames, Who, attacks, honest
+from tests.frames import Frames, Who, attacks, honest
 from tests.net.conftest import Apart
 
 pytestmark = pytest.mark.net
 
 HEADER = bytes(10)
 """struct virtio_net_hdr: nothing is left to be done."""
+TUNGETIFF, TUNSETOFFLOAD, TUN_F_CSUM = 0x800454D2, 0x400454D0, 1
+IFF_VNET_HDR = 0x4000
+"""linux/if_tun.h."""
 ETH_P_ALL = 3
 FLOOD = 3000
 GATEWAY = Who("52:54:00:00:00:01", "10.210.0.1", own6="fd12:3456:789a:1::1")
@@ -45,17 +50,22 @@ class Port:
 
     fd: int
 
-    def send(self, *frames: bytes) -> None:
+    @property
+    def header(self) -> bytes:
+        flags = struct.unpack_from("H", fcntl.ioctl(self.fd, TUNGETIFF, bytes(40)), 16)[0]
+        return HEADER if flags & IFF_VNET_HDR else b""
+
+    def send(self, *frames: bytes, header: bytes | None = None) -> None:
         for frame in frames:
             with contextlib.suppress(OSError):  # half a header is nothing to the kernel
-                os.write(self.fd, HEADER + frame)
+                os.write(self.fd, (self.header if header is None else header) + frame)
 
     def got(self) -> list[bytes]:
         """All that came since it was asked last."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                found.append(os.read(self.fd, 1 << 17)[len(HEADER):])
+                found.append(os.read(self.fd, 1 << 17)[len(self.header):])
         return found
 
 
@@ -177,12 +187,13 @@ def test_a_flood_of_made_up_macs_does_not_reach_the_bridges_table(on_a_bench: Ma
 
 def test_where_the_address_is_somebody_elses_choice_the_mac_and_the_roles_are_kept(on_a_bench: Make) -> None:
     """On a bridge of the LAN: who asks its DHCP server has any address but the gateway's."""
-    unknown = Guard(others=(GATEWAY.ip,))
+    unknown = Guard(others=(GATEWAY.ip,), offload=False)
 
     def look(bench: Bench) -> None:
         came = bench.harm(attacks(ME, NEIGHBOUR, GATEWAY))
         refused = ("MAC", "gateway's IPv4", "ARP answer for the gateway", "gratuitous ARP 1 for the gateway",
-                   "gratuitous ARP 2 for the gateway", "DHCP", "RA ", "redirect", "VLAN", "802", "BPDU", "MLD", "router")
+                   "gratuitous ARP 2 for the gateway", "DHCP", "RA ", "redirect", "VLAN", "802", "BPDU", "MLD",
+                   "router")
         assert [name for name in came if any(word in name for word in refused)] == []
         others = honest(replace(ME, ip="10.210.0.77", own6="fd12:3456:789a:1::77"), NEIGHBOUR, GATEWAY)
         for name, sent in others.items():
@@ -196,10 +207,10 @@ def test_who_is_set_apart_reaches_and_hears_the_gateway_alone(on_a_bench: Make) 
     def look(bench: Bench) -> None:
         mine, theirs = honest(ME, NEIGHBOUR, GATEWAY), honest(NEIGHBOUR, ME, GATEWAY)
         said = {frame[6:] for sent in (mine | attacks(ME, NEIGHBOUR, GATEWAY)).values() for frame in sent}
-        bench.me.send(*(bytes.fromhex("ffffffffffff") + rest for rest in said), *sum(mine.values(), []))
+        bench.me.send(*(b"\xff" * 6 + rest for rest in said), *itertools.chain(*mine.values()))
         assert said & {frame[6:] for frame in bench.neighbour.got()} == set()
         said = {frame[6:] for sent in theirs.values() for frame in sent}
-        bench.neighbour.send(*(bytes.fromhex("ffffffffffff") + rest for rest in said), *sum(theirs.values(), []))
+        bench.neighbour.send(*(b"\xff" * 6 + rest for rest in said), *itertools.chain(*theirs.values()))
         from_gateway = honest(GATEWAY, ME, GATEWAY)["TCP"][0]
         bench.host.send(from_gateway)
         got = bench.me.got()
@@ -213,8 +224,8 @@ def test_who_is_set_apart_reaches_and_hears_the_gateway_alone(on_a_bench: Make) 
 def test_what_is_set_apart_asks_the_gateway_and_neighbours_hear_no_word_of_it(on_a_bench: Make, locked: bool) -> None:
     def look(bench: Bench) -> None:
         to_gateway = honest(ME, GATEWAY, GATEWAY)
-        names = ["ARP question", "ARP announcement", "DHCP from 0.0.0.0", "TCP", "DNS", "ping", "RS", f"ping from {ME.ip6}"]
-        for name in names:
+        for name in ("ARP question", "ARP announcement", "DHCP from 0.0.0.0", "TCP", "DNS", "ping", "RS",
+                     f"ping from {ME.ip6}"):
             bench.host_got()
             (sent,) = to_gateway[name]
             bench.me.send(sent)
@@ -269,6 +280,41 @@ def test_a_rate_is_kept_both_ways(on_a_bench: Make, direction: str) -> None:
     limited, unlimited = counts
     assert unlimited == 3000
     assert 0 < limited < unlimited / 2
+
+
+def lying_checksum(who: Who, address: str) -> tuple[bytes, bytes]:
+    """(header, frame): an honest announcement whose checksum is to be written over the end of the sender's address, and
+    turns out to be the end of `address`."""
+    frame, start, place = bytearray(honest(who, NEIGHBOUR, GATEWAY)["ARP announcement"][0]), 20, 30
+    frame[32:34] = bytes(2)
+    total = sum(struct.unpack(f"!{(len(frame) - start) // 2}H", frame[start:]))
+    frame[32:34] = struct.pack("!H", -(total + int.from_bytes(socket.inet_aton(address)[2:], "big")) % 0xFFFF)
+    return struct.pack("<BBHHHH", 1, 0, 0, 0, start, place - start), bytes(frame)
+
+
+def senders(frames: list[bytes]) -> set[str]:
+    """The senders' addresses of ARP."""
+    return {socket.inet_ntoa(frame[28:32]) for frame in frames if frame[12:14] == b"\x08\x06"}
+
+
+def test_no_checksum_makes_an_address_of_the_gateways(on_a_bench: Make) -> None:
+    header, frame = lying_checksum(ME, GATEWAY.ip)
+
+    def ours(bench: Bench) -> None:
+        """Whoever takes packets without their checksums gets what the guard saw, and so does the gateway."""
+        fcntl.ioctl(bench.neighbour.fd, TUNSETOFFLOAD, TUN_F_CSUM)
+        bench.me.send(frame, header=header)
+        assert senders(bench.neighbour.got()) == senders(bench.host_got()) == {ME.ip}
+
+    def a_lan(bench: Bench) -> None:
+        """On a bridge of somebody else's nobody knows who takes what: machines make their checksums themselves."""
+        for sent in (header + frame, frame):
+            bench.me.send(sent)
+            assert senders(bench.neighbour.got()) <= {ME.ip}
+        assert bench.me.header == b""
+
+    on_a_bench(ours, own(ME), own(NEIGHBOUR))
+    on_a_bench(a_lan, replace(own(ME), offload=False))
 
 
 def chains() -> list[tuple[int, str]]:
@@ -352,13 +398,10 @@ def test_a_guard_is_renewed_while_the_machine_runs(on_a_bench: Make) -> None:
 
 def test_a_tap_that_cannot_be_guarded_is_not_made(apart: Apart) -> None:
     class Refused(run.Programs):
-        def __call__(self, argv: object, **more: object) -> str:  # type: ignore[override]
-            from cloudme.errors import CommandFailed
+        def __call__(self, *_: object, **more: object) -> str:
             raise CommandFailed("nft failed: Operation not supported", output="Operation not supported")
 
     def look() -> None:
-        from cloudme.errors import HostUnavailable
-
         links = netlink.Links(Refused())
         links.add_bridge("bridge0", GATEWAY.mac)
         with pytest.raises(HostUnavailable, match="cannot be guarded: Operation not supported") as told:
