@@ -75,8 +75,8 @@ def _sent(mac: str, bridge_mac: str, guard: Guard) -> list[str]:
 
 
 def _heard(bridge_mac: str, guard: Guard) -> list[str]:
-    """From the bridge itself alone, and of what it forwards nothing of neighbours. (Raw: `ether saddr` wants to know the
-    kind of device that a packet came from, and here there is none.)"""
+    """From the bridge itself alone, and of what it forwards nothing of neighbours. (Raw: `ether saddr` wants to know
+    what kind of device a packet came from, and here there is none.)"""
     return [f"@ll,48,48 != {_hex(bridge_mac)} drop", *_neighbours("saddr", guard)]
 
 

@@ -175,7 +175,7 @@ def test_a_flood_of_made_up_macs_does_not_reach_the_bridges_table(on_a_bench: Ma
     def guarded(bench: Bench) -> None:
         flood(bench)
         assert bench.table() <= {ME.mac, NEIGHBOUR.mac}
-        assert not [got for got in bench.neighbour.got() if got[6:7] == b"\x02"]
+        assert not [got for got in bench.neighbour.got() if got[6:8] == b"\x02\0"]
 
     def open_to_all(bench: Bench) -> None:
         flood(bench)
