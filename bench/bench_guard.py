@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 
 from bench.ratios import race
-from cloudme.host import netlink, realm, run
+from cloudme.host import netlink, outside, realm, run
 from cloudme.model.launch import Guard, TapCard
 from cloudme.model.network import LINK_LOCAL, eui64
 
@@ -81,13 +81,13 @@ def starts(links: netlink.Links, guard: Guard | None) -> Callable[[], float]:
 
 def main() -> None:
     realm.fresh()
-    links = netlink.Links(run.Programs())
+    links = netlink.Links(outside.Here(run.Programs()), run.Programs())
     links.unfilter()
     links.add_bridge("bridge0", "52:54:00:00:00:01")
     links.set_bridge("bridge0", "bench", IPv4Interface(APART[0]), IPv6Interface(APART[1]))
     apart = replace(GUARD, apart=APART)
-    for what, packet in (("packets of 1500 bytes", bytes(10) + tcp(1446)), ("segments of 60 KiB", GSO_TCP4 + tcp(60000)),
-                         ("ARP", bytes(10) + arp())):
+    for what, packet in (("packets of 1500 bytes", bytes(10) + tcp(1446)), ("ARP", bytes(10) + arp()),
+                         ("segments of 60 KiB", GSO_TCP4 + tcp(60000))):
         race(f"{PACKETS} {what}, guarded", through(links, GUARD, packet), "unguarded", through(links, None, packet),
              most=1.3, aim=1.1)
     race(f"taps of {STARTS} machines, guarded", starts(links, GUARD), "unguarded", starts(links, None), most=4, aim=2)

@@ -187,9 +187,10 @@ TAPS_OF_OURS = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from cloudme.host.netlink import Links
+from cloudme.host.outside import Here
 from cloudme.host.run import Programs
 from cloudme.model.launch import TapCard
-links = Links(Programs())
+links = Links(Here(Programs()), Programs())
 began = time.perf_counter()
 fds = [links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02")]) for _ in range(int(sys.argv[2]))]
 print(time.perf_counter() - began)

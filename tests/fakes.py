@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
-from cloudme.errors import CloudMeError, MissingProgram, NotFound, PeerError, SpecError
+from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
@@ -310,6 +310,32 @@ class FakePlaybooks:
 
 
 @dataclass
+class FakeOutside:
+    """listening: what was asked for; taken: ports that nobody can have. ran: every argv."""
+
+    listening: list[tuple[str, str, int]] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+    ran: list[list[str]] = field(default_factory=list)
+
+    def listen(self, protocol: str, address: str, port: int) -> int:
+        if port in self.taken:
+            raise Busy(f"{protocol} {address}:{port} is taken")
+        self.listening.append((protocol, address, port))
+        return os.open(os.devnull, os.O_RDWR)
+
+    def tap(self, bridge: str) -> int:
+        return os.open(os.devnull, os.O_RDWR)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
+        self.ran.append(list(argv))
+        return ""
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
+        self.ran.append(list(argv))
+        return 1
+
+
+@dataclass
 class FakeDownload:
     """Serves `files`, by URL; `fail` raises for a URL. asked: every URL, in order."""
 
@@ -400,9 +426,11 @@ class FakeFiles:
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "shell": FakeShell(), "agent": FakeAgent(),
+        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "outside": FakeOutside(),
+        "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
+        "become_root": lambda: None,
     }
     return Host(**{**fakes, **parts})
 

@@ -14,10 +14,11 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
-from cloudme.host import arp, guard, realm, run, sockets
+from cloudme.errors import CloudMeError, HostUnavailable, NotPermitted
+from cloudme.host import arp, guard, realm, sockets
 from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
+from cloudme.model.ports import Outside, Run
 
 TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -33,7 +34,6 @@ FORWARDING = "/proc/sys/net/ipv4/ip_forward"
 BRIDGE_FILTERS = [f"/proc/sys/net/bridge/bridge-nf-call-{what}" for what in ("iptables", "ip6tables", "arptables")]
 ARP_COMPLETE = 0x2
 """ATF_COM of linux/if_arp.h."""
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 MAIN_TABLE = 254
 SCOPE_GLOBAL, IFA_F_NODAD = 0, 0x02
 """linux/rtnetlink.h, linux/if_addr.h."""
@@ -43,8 +43,9 @@ IPV6 = "/proc/sys/net/ipv6/conf"
 class Links:
     """Implements `Net`."""
 
-    def __init__(self, runner: run.Programs) -> None:
-        self._run = runner
+    def __init__(self, outside: Outside, run: Run) -> None:
+        self._outside = outside
+        self._run = run
 
     # what there is
 
@@ -167,7 +168,7 @@ class Links:
 
     def taps(self, cards: Sequence[TapCard]) -> list[int]:
         """All are guarded by one call of nft, before the first of them is a port of anything."""
-        for bridge in {card.bridge for card in cards if card.bridge is not None}:
+        for bridge in {card.bridge for card in cards if card.bridge is not None and not card.outside}:
             if not self.bridge_exists(bridge):
                 raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
         with contextlib.ExitStack() as undo:
@@ -176,7 +177,7 @@ class Links:
                 fd, name = self._tap(card)
                 undo.callback(os.close, fd)
                 fds.append(fd)
-                if name and card.bridge is not None:
+                if card.bridge is not None and not card.outside:
                     ours.append((name, card))
             if ours:
                 guard.put(self._run, ours)
@@ -194,15 +195,15 @@ class Links:
         guard.sweep(self._run)
 
     def _tap(self, card: TapCard) -> tuple[int, str]:
-        """The descriptor of a new tap, and its name: '' where QEMU's helper made it, which has joined it, too."""
+        """The descriptor of a new tap, and its name, where it is not one that was made, and joined, outside."""
+        if card.outside and card.bridge is not None:
+            return self._outside.tap(card.bridge), ""
         try:
             fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
         except PermissionError as error:
-            if card.bridge is None:
-                raise _refused(error, "") from error
-            return self._helped(card.bridge), ""
+            raise _refused(error, "") from error
         name = f"{_stem(card.mac) if card.bridge else 'cm'}%d".encode()
         offload = card.guard is None or card.guard.offload
         try:
@@ -210,26 +211,7 @@ class Links:
             return fd, fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
         except OSError as error:
             os.close(fd)
-            if error.errno == errno.EPERM and card.bridge is not None:
-                return self._helped(card.bridge), ""
             raise _refused(error, card.bridge or "") from error
-
-    def _helped(self, bridge: str) -> int:
-        """Let QEMU's setuid helper make the tap; it sends the descriptor over a socket (qemu-bridge-helper.c)."""
-        helper = next((path for path in HELPERS if os.path.exists(path)), None)
-        if helper is None:
-            raise NotPermitted("this user may make no taps, and QEMU's bridge helper is not installed",
-                               hint="apt install qemu-system-common, or run it with sudo")
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            fd = theirs.fileno()
-            try:
-                self._run([helper, "--use-vnet", f"--br={bridge}", f"--fd={fd}"], fds=[fd])
-            except CommandFailed as error:
-                raise _unhelped(error, helper, bridge) from error
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-        os.set_inheritable(descriptors[0], False)
-        return descriptors[0]
 
 
 @contextlib.contextmanager
@@ -289,13 +271,3 @@ def _refused(error: OSError, bridge: str) -> CloudMeError:
     if error.errno == errno.EOPNOTSUPP:
         return HostUnavailable("this kernel lacks what a network needs (bridge, tun)", hint="modprobe bridge tun")
     return HostUnavailable(f"the kernel refused to change a link: {error.strerror}")
-
-
-def _unhelped(error: CommandFailed, helper: str, bridge: str) -> NotPermitted:
-    """What makes the helper help, by what it said."""
-    if "acl" in error.message:
-        return NotPermitted(f"QEMU's bridge helper does not allow '{bridge}'",
-                            hint=f"'sudo cmnet start' writes 'allow {bridge}' to /etc/qemu/bridge.conf; "
-                                 "be in the group kvm to be able to read it")
-    return NotPermitted(f"QEMU's bridge helper may not make a tap: {error.message.splitlines()[-1]}",
-                        hint=f"sudo chmod u+s {helper}")

@@ -53,12 +53,14 @@ class TapCard:
 
     bridge:  None for a tap that leads nowhere.
     guard:   None: it may do what it likes.
+    outside: the bridge is root's, in the host's own namespace.
     """
 
     netdev: str
     bridge: str | None
     mac: str
     guard: Guard | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
@@ -159,6 +159,29 @@ class Net(Protocol):
 
     def neighbour(self, address: str) -> str:
         """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""
+
+
+class Outside(Protocol):
+    """What is done in the host's own namespaces, wherever this command is by now."""
+
+    def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
+        """A socket that is bound there, and listens; its descriptor.
+
+        Raises:  Busy where the port is taken, NotPermitted, UsageError where the host has no such address.
+        """
+
+    def tap(self, bridge: str) -> int:
+        """Let QEMU's setuid helper make a tap, a port of `bridge`; its descriptor. Raises NotPermitted."""
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
+        """See `Run`."""
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
+        """See `Run.spawn`. It may make links in the network namespace of process `among`; its path replaces a word NET.
+
+        ready:   its option that takes the number of a descriptor, to which it writes when it serves: we wait for that.
+        Raises:  CommandFailed where it does not.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,6 +380,7 @@ class Host:
     run: Run
     qemu: Hypervisor
     net: Net
+    outside: Outside
     shell: Shell
     agent: Agent
     streams: Streams
@@ -367,4 +391,6 @@ class Host:
     files: Files
     now: Callable[[], float]
     synchronised: Callable[[], bool]
+    become_root: Callable[[], None]
+    """In a user namespace of this process's own. Nothing for root. Raises NotPermitted, MissingProgram."""
 

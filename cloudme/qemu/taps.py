@@ -13,7 +13,8 @@ from cloudme.model.network import LINK_LOCAL, Network, eui64
 
 def of(machine: Machine, networks: Mapping[Name, Network]) -> list[TapCard]:
     """One for each card. networks: those of the cards, at least."""
-    return [TapCard(f"net{index}", networks[nic.network].bridge, nic.mac, _guard(machine, nic, networks))
+    return [TapCard(f"net{index}", networks[nic.network].bridge, nic.mac, _guard(machine, nic, networks),
+                    outside=networks[nic.network].shared)
             for index, nic in enumerate(machine.nics)]
 
 
@@ -26,7 +27,7 @@ def changing(before: Iterable[TapCard], after: Iterable[TapCard]) -> list[TapCar
 
 def _guard(machine: Machine, nic: Nic, networks: Mapping[Name, Network]) -> Guard | None:
     network = networks[nic.network]
-    if not (network.guarded or machine.isolate or machine.net_rate):
+    if network.shared or not (network.guarded or machine.isolate or machine.net_rate):
         return None
     apart = [networks[card.network] for card in machine.nics] if machine.isolate else []
     return Guard(

@@ -18,7 +18,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 import pytest
 
 from cloudme.errors import CommandFailed, HostUnavailable
-from cloudme.host import guard, netlink, run
+from cloudme.host import guard, netlink, outside, run
 from cloudme.model.launch import Guard, TapCard
 from tests.frames import Frames, Who, attacks, honest
 from tests.net.conftest import Apart
@@ -73,7 +73,7 @@ class Bench:
     """A bridge with two taps, and who listens at the bridge itself."""
 
     def __init__(self, mine: Guard | None, theirs: Guard | None = None) -> None:
-        self.links = netlink.Links(run.Programs())
+        self.links = netlink.Links(outside.Here(run.Programs()), run.Programs())
         self.links.unfilter()
         self.links.add_bridge("bridge0", GATEWAY.mac)
         self.links.set_bridge("bridge0", "cloudme default", IPv4Interface("10.210.0.1/24"), IPv6Interface(APART[1]))
@@ -402,7 +402,7 @@ def test_a_tap_that_cannot_be_guarded_is_not_made(apart: Apart) -> None:
             raise CommandFailed("nft failed: Operation not supported", output="Operation not supported")
 
     def look() -> None:
-        links = netlink.Links(Refused())
+        links = netlink.Links(outside.Here(Refused()), Refused())
         links.add_bridge("bridge0", GATEWAY.mac)
         with pytest.raises(HostUnavailable, match="cannot be guarded: Operation not supported") as told:
             links.taps([TapCard("net0", "bridge0", ME.mac, own(ME))])
