@@ -120,6 +120,8 @@ def _icmp(me: Who, neighbour: Who, gateway: Who) -> Iterator[tuple[str, Any]]:
     ip = Ether(src=me.mac, dst=neighbour.mac) / IP(src=me.ip, dst=neighbour.ip)
     yield "ICMP redirect", ip / ICMP(type=5, code=1, gw=me.ip) / IP(src=neighbour.ip, dst="192.0.2.1") / TCP()
     yield "ICMP router advertisement", ip / ICMP(type=9)
+    yield "IGMP query", Ether(src=me.mac, dst=ALL) / IP(src=me.ip, dst="224.0.0.1", proto=2, ttl=1) / (
+        b"\x11\x64\xee\x9b" + bytes(4))
 
 
 def _discovery(me: Who, neighbour: Who, gateway: Who) -> Iterator[tuple[str, Any]]:

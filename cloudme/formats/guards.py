@@ -96,7 +96,7 @@ def _arp_sent(mac: str, guard: Guard) -> list[str]:
 
 def _ip4_sent(mac: str, guard: Guard) -> list[str]:
     """A message of DHCP is from this card, straight (giaddr, chaddr: RFC 2131, 2): else it could decline, or give back,
-    a neighbour's address. ICMP is all but redirects and router advertisements (RFC 792, RFC 1256)."""
+    a neighbour's address. ICMP is all but redirects and router advertisements (RFC 792, RFC 1256), IGMP no queries."""
     own = f"ether type ip ip saddr {_set(guard.addresses)}" if guard.addresses else \
         f"ether type ip ip saddr != {_set(guard.others)}"
     card = f"@th,64,24 0x010106 @th,256,80 0x00000000{_hex(mac)[2:]}"
@@ -108,7 +108,8 @@ def _ip4_sent(mac: str, guard: Guard) -> list[str]:
         f"{own} {asks}",
         f"ether type ip ip saddr 0.0.0.0 {asks}",
         f"{own} icmp type != {{ 5, 9 }} accept",
-        f"{own} meta l4proto != {{ 1, 6, 17 }} accept",
+        f"{own} igmp type {{ 0x12, 0x16, 0x17, 0x22 }} accept",
+        f"{own} meta l4proto != {{ 1, 2, 6, 17 }} accept",
     ]
 
 
