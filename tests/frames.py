@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Interface
@@ -309,3 +311,18 @@ def _honest6(me: Who, neighbour: Who) -> Iterator[tuple[str, Any]]:
     for own in (me.link6, NONE6):
         yield f"MLD report from {own}", many / v6.IPv6(src=own, dst="ff02::16", hlim=1) / v6.IPv6ExtHdrHopByHop(
             options=[v6.RouterAlert()]) / v6.ICMPv6MLReport2(records=[v6.ICMPv6MLDMultAddrRec(dst="ff02::1:ff00:1")])
+
+
+def lying_checksum(who: Who, address: str) -> tuple[bytes, bytes]:
+    """(header, frame): an honest announcement whose checksum is to be written over the end of the sender's address, and
+    turns out to be the end of `address`."""
+    frame, start, place = bytearray(honest(who, who, who)["ARP announcement"][0]), 20, 30
+    frame[32:34] = bytes(2)
+    total = sum(struct.unpack(f"!{(len(frame) - start) // 2}H", frame[start:]))
+    frame[32:34] = struct.pack("!H", -(total + int.from_bytes(socket.inet_aton(address)[2:], "big")) % 0xFFFF)
+    return struct.pack("<BBHHHH", 1, 0, 0, 0, start, place - start), bytes(frame)
+
+
+def senders(frames: list[bytes]) -> set[str]:
+    """The senders' addresses of ARP."""
+    return {socket.inet_ntoa(frame[28:32]) for frame in frames if frame[12:14] == b"\x08\x06"}

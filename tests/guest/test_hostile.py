@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from cloudme.model import identity
-from tests.frames import Who, attacks, honest
+from tests.frames import Who, attacks, honest, lying_checksum, senders
 from tests.guest.conftest import Cloud
+from tests.net.bench import ETH_P_ALL
 from tests.net.conftest import inside
-from tests.net.test_guard import ETH_P_ALL, lying_checksum, senders
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
