@@ -223,7 +223,7 @@ def _untyped(me: Who, neighbour: Who, gateway: Who) -> Iterator[tuple[str, Any]]
     from scapy.layers.l2 import ARP, LLC, SNAP, STP, Dot1AD, Dot1Q, Dot3, Ether
 
     ether = Ether(src=me.mac, dst=neighbour.mac)
-    honest = IP(src=me.ip, dst=neighbour.ip) / TCP(dport=22)
+    honest = IP(src=me.ip, dst=neighbour.ip, id=77) / TCP(dport=22)  # as no other
     lie = ARP(op=2, hwsrc=me.mac, psrc=gateway.ip, hwdst=neighbour.mac, pdst=neighbour.ip)
     for what, packet in (("honest IPv4", honest), ("ARP of the gateway", lie)):
         yield f"VLAN 7 around {what}", ether / Dot1Q(vlan=7) / packet
