@@ -39,9 +39,11 @@ def host(world: World) -> Host:
     """Enter the realm and return the adapters. Raises NotFound where there is no such realm."""
     from cloudme.host import realm
 
-    if world.realm:
-        realm.enter(world.namespace, world.realm)
-    return _adapters(world)
+    if not world.realm:
+        return _adapters(world)
+    outside = realm.way_back()
+    realm.enter(world.namespace, world.realm)
+    return _adapters(world, outside)
 
 
 def visiting(world: World) -> Host:
@@ -97,14 +99,15 @@ def abandon(world: World) -> list[Step]:
     return [RemoveRealm(world.namespace)] if world.realm and os.path.exists(world.namespace) else []
 
 
-def _adapters(world: World) -> Host:
+def _adapters(world: World, outside: Callable[[Callable[[], int]], int] = lambda call: call()) -> Host:
     from cloudme.host import agent, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
+    from cloudme.host.relays import Relays
 
     runner = run.Programs()
-    net = netlink.Links(runner)
+    net = netlink.Links(runner, outside)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, shell=ssh.Ssh(), agent=agent.GuestAgent(),
-        streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
-        iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, relays=Relays(runner), shell=ssh.Ssh(),
+        agent=agent.GuestAgent(), streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config),
+        download=download.Http(), iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised,
     )

@@ -11,8 +11,8 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
 from cloudme.host import arp, realm, run, sockets
@@ -40,10 +40,14 @@ IPV6 = "/proc/sys/net/ipv6/conf"
 
 
 class Links:
-    """Implements `Net`."""
+    """Implements `Net`.
 
-    def __init__(self, runner: run.Programs) -> None:
+    outside:  calls what it is given in the network in which the command was typed; needed where a realm was entered.
+    """
+
+    def __init__(self, runner: run.Programs, outside: Callable[[Callable[[], int]], int] = lambda call: call()) -> None:
         self._run = runner
+        self._outside = outside
 
     # what there is
 
@@ -159,6 +163,9 @@ class Links:
         with _netlink() as netlink:
             for index in netlink.link_lookup(ifname=name):
                 netlink.link("del", index=index)
+
+    def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
+        return self._outside(lambda: sockets.listen(protocol, address, port))
 
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

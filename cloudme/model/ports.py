@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
@@ -94,6 +94,35 @@ class Power:
     monitor: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """A process that takes what comes to a port of the host's to a machine.
+
+    lock, log: its files. machine: the lock of the machine, with whose QEMU it ends. address, port: the machine's.
+    """
+
+    name: str
+    protocol: Literal["tcp", "udp"]
+    address: str
+    port: int
+    lock: str
+    log: str
+    machine: str
+
+
+class Relays(Protocol):
+    """Those processes."""
+
+    def start(self, relay: Relay, listener: int) -> None:
+        """Start one that serves the socket `listener`, and return when it does. The caller closes its own copy.
+
+        Raises:  Busy where its lock is held, or the machine does not run; PeerError with its last words where it ended.
+        """
+
+    def end(self, lock: str) -> None:
+        """End the one that holds `lock`, and return when its port is free. Nobody there: nothing."""
+
+
 class Net(Protocol):
     """The links of the realm that this process is in."""
 
@@ -151,6 +180,12 @@ class Net(Protocol):
 
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         """Send one UDP packet."""
+
+    def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
+        """The descriptor of a socket that listens, in the network in which the command was typed, whatever the realm.
+
+        Raises:  Busy where the port is taken, NotPermitted, UsageError where the host has no such address.
+        """
 
     def neighbour(self, address: str) -> str:
         """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""
@@ -352,6 +387,7 @@ class Host:
     run: Run
     qemu: Hypervisor
     net: Net
+    relays: Relays
     shell: Shell
     agent: Agent
     streams: Streams

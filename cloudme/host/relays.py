@@ -1,0 +1,52 @@
+"""The processes of `relay.py`: started with all that they need open, found by their lock, ended through a pidfd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+
+from cloudme.errors import Busy, PeerError, TimedOut
+from cloudme.host import holders
+from cloudme.host import qemu as hypervisor
+from cloudme.model import ports
+from cloudme.store import reported, take_lock
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.py")
+READY_S, END_S = 30, 5
+"""What one gets to serve, and to be gone after SIGKILL: moments."""
+
+
+class Relays:
+    """Implements the port of the same name."""
+
+    def __init__(self, run: ports.Run) -> None:
+        self._run = run
+
+    def start(self, relay: ports.Relay, listener: int) -> None:
+        with contextlib.ExitStack() as mine, reported(relay.lock):
+            qemu = mine.enter_context(holders.holder(relay.machine))
+            if qemu < 0:
+                raise Busy(f"'{relay.name}' has stopped meanwhile", hint=f"vmstart {relay.name}")
+            lock = take_lock(relay.lock)
+            mine.callback(os.close, lock)
+            ended, ready = os.pipe()
+            mine.callback(os.close, ended)
+            try:
+                argv = [sys.executable, "-I", "-S", PROGRAM, relay.name, relay.protocol, relay.address, str(relay.port),
+                        *map(str, (listener, qemu, ready))]
+                self._run.spawn(argv, stdout=relay.log, fds=[lock, listener, qemu, ready])
+            finally:
+                os.close(ready)
+            poller = select.poll()
+            poller.register(ended, select.POLLIN)
+            if not poller.poll(READY_S * 1000):
+                self.end(relay.lock)
+                raise TimedOut(f"the relay of '{relay.name}' does not begin", hint=f"see {relay.log}")
+            if not os.read(ended, 1):
+                raise PeerError(f"the relay of '{relay.name}' ended: {hypervisor.last_words(relay.log)}",
+                                hint=f"see {relay.log}")
+
+    def end(self, lock: str) -> None:
+        holders.kill(lock, END_S)
