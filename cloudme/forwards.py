@@ -55,7 +55,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
 
 def check_free(host: Host, forward: Forward) -> None:
     """Raises Busy, NotPermitted, UsageError (no such address here)."""
-    os.close(host.net.listen(forward.protocol, forward.address, forward.port))
+    os.close(host.outside.listen(forward.protocol, forward.address, forward.port))
 
 
 def removal(machine: Machine, forward: Forward, realm: str = "") -> str:
@@ -97,7 +97,7 @@ class Open:
     def _serve(self, host: Host, machine: Machine) -> None:
         path = lock(self.store, machine, self.forward)
         host.relays.end(path)
-        listener = host.net.listen(self.forward.protocol, self.forward.address, self.forward.port)
+        listener = host.outside.listen(self.forward.protocol, self.forward.address, self.forward.port)
         try:
             host.relays.start(Relay(
                 name=machine.name, protocol=self.forward.protocol, address=target(machine),

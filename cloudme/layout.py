@@ -34,16 +34,18 @@ belongs to it and the blank overlay of it lie beside them."""
 class World:
     """The roots in which a command acts.
 
-    data, run, config: absolute folders. realm: '' for the host's own network namespace.
+    data, run, config: absolute folders. realm: '' for the host's own network namespace, or, where the world
+    is an ordinary user's (rootless), for one of his own.
     """
 
-    __slots__ = ("config", "data", "realm", "run")
+    __slots__ = ("config", "data", "realm", "rootless", "run")
 
-    def __init__(self, *, data: str, run: str, config: str, realm: str = "") -> None:
+    def __init__(self, *, data: str, run: str, config: str, realm: str = "", rootless: bool = False) -> None:
         self.data = data
         self.run = run
         self.config = config
         self.realm = realm
+        self.rootless = rootless
 
     # of the home
     @property
@@ -134,6 +136,15 @@ class World:
         """The file dnsmasq.<what> of a network that runs: conf, pid, log."""
         return os.path.join(self.network_run(network), f"dnsmasq.{what}")
 
+    @property
+    def private(self) -> bool:
+        """Whether machines and networks are in a network namespace of their own, not in the host's."""
+        return self.rootless or bool(self.realm)
+
+    def uplink(self, what: str) -> str:
+        """The file uplink.<what> of a rootless realm's way out: pid, log, resolv."""
+        return os.path.join(self.realm_run, f"uplink.{what}")
+
     # what runs: gone after a reboot of the host. A dot cannot stand in a machine's name: no clash.
     def machine_run(self, name: str) -> str:
         return os.path.join(self.realm_run, name)
@@ -189,10 +200,12 @@ def world(realm: str | None = None) -> World:
     environ = os.environ
     chosen = environ.get("CLOUDME_REALM", "") if realm is None else realm
     home = environ.get("CLOUDME_HOME")
+    rootless = os.geteuid() != 0
     if home:
         home = os.path.abspath(home)
-        return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen)
-    if os.geteuid() == 0:
+        return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen,
+                     rootless=rootless)
+    if not rootless:
         return World(data="/var/lib/cloudme", run="/run/cloudme", config="/etc/cloudme", realm=chosen)
     user = os.path.expanduser("~")
     data = environ.get("XDG_DATA_HOME") or os.path.join(user, ".local/share")
@@ -200,7 +213,7 @@ def world(realm: str | None = None) -> World:
     config = environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config")
     return World(
         data=os.path.join(data, "cloudme"), run=os.path.join(run, "cloudme"),
-        config=os.path.join(config, "cloudme"), realm=chosen,
+        config=os.path.join(config, "cloudme"), realm=chosen, rootless=True,
     )
 
 

@@ -11,18 +11,14 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Literal
+from typing import Any
 
 from cloudme import index
-from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError
+from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
-from cloudme.model.ports import Host, Monitor, Power, Progress, Relay
+from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
 from cloudme.store import take_lock
-from tests.fakeguests import FakeAgent as FakeAgent
-from tests.fakeguests import FakePlaybooks as FakePlaybooks
-from tests.fakeguests import FakeShell as FakeShell
-from tests.fakeguests import FakeStreams as FakeStreams
 
 
 @dataclass
@@ -144,8 +140,7 @@ class FakeHypervisor:
 
 @dataclass
 class FakeNet:
-    """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload); `taken`
-    is what listening raises."""
+    """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload)."""
 
     bridges: set[str] = field(default_factory=lambda: {"bridge0"})
     neighbours: dict[str, str] = field(default_factory=dict)
@@ -156,7 +151,6 @@ class FakeNet:
     holder: str | None = None
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
-    taken: dict[tuple[str, str, int], CloudMeError] = field(default_factory=dict)
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
@@ -203,16 +197,135 @@ class FakeNet:
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         self.sent.append((address, port, payload))
 
-    def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
-        if error := self.taken.get((protocol, address, port)):
-            raise error
-        return os.open(os.devnull, os.O_RDWR)
-
-    def tap(self, bridge: str | None, mac: str) -> int:
+    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
         return os.open(os.devnull, os.O_RDWR)
 
     def neighbour(self, address: str) -> str:
         return self.neighbours.get(address, "")
+
+
+@dataclass
+class FakeShell:
+    """Answers by machine name; a machine that is not named ends with status 0."""
+
+    answers: dict[str, Ended] = field(default_factory=dict)
+    probes: dict[str, list[str]] = field(default_factory=dict)
+    commands: list[tuple[str, str]] = field(default_factory=list)
+
+    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        self.commands.append((target.name, command))
+        return self.answers.get(target.name, Ended(status=0, stdout=b"", stderr=b""))
+
+    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
+        script = self.probes.get(target.name, ["ready"])
+        return script.pop(0) if len(script) > 1 else script[0]
+
+
+    def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
+        self.commands.append((target.name, f"{command or 'shell'}{' on a terminal' if tty else ''}"))
+        return self.answers.get(target.name, Ended(status=0, stdout=b"", stderr=b"")).status
+
+    def put(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        self.commands.append((target.name, f"put {' '.join(sources)} {destination}"))
+        return []
+
+    def get(
+        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
+    ) -> list[str]:
+        self.commands.append((target.name, f"get {' '.join(sources)} {destination}"))
+        return []
+
+
+@dataclass
+class FakeStreams:
+    """Records what was joined."""
+
+    joined: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def console(self, path: str, *, timeout_s: float | None = None) -> None:
+        self.joined.append((path, timeout_s))
+
+    def relay(self, address: str, port: int) -> None:
+        self.joined.append((address, port))
+
+
+@dataclass
+class FakeAgent:
+    """ended: how each script ends, by a word in it; the others with 0. told: the identities. refuses: the answer."""
+
+    answers: bool = True
+    ended: dict[str, Ended] = field(default_factory=dict)
+    told: list[Any] = field(default_factory=list)
+    refuses: str = ""
+
+    def ping(self, socket: str, *, timeout_s: float) -> bool:
+        return self.answers
+
+    def execute(self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        for word, ended in self.ended.items():
+            if word.encode() in stdin:
+                return ended
+        return Ended(status=0, stdout=b"", stderr=b"")
+
+    @contextlib.contextmanager
+    def line(self, socket: str) -> Iterator[Line]:
+        yield self
+
+    def tell(self, question: Any, *, timeout_s: float) -> Any:
+        self.told.append(question)
+        return {"error": self.refuses} if self.refuses else {"done": True}
+
+
+@dataclass
+class FakePlaybooks:
+    reports: dict[str, HostReport] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    runs: list[tuple[str, list[str]]] = field(default_factory=list)
+    inventories: list[Mapping[str, Any]] = field(default_factory=list)
+    cancelled: bool = False
+
+    def run(
+        self, playbook: str, inventory: Mapping[str, Any], *, hosts: Sequence[str], say: Callable[[str], None],
+    ) -> Mapping[str, HostReport]:
+        self.runs.append((playbook, list(hosts)))
+        self.inventories.append(inventory)
+        assert set(hosts) <= set(inventory["all"]["hosts"])
+        return {name: self.reports.get(name, HostReport(status="ok")) for name in hosts}
+
+    def check(self, playbooks: Sequence[str]) -> None:
+        if broken := [f"{playbook}: broken" for playbook in playbooks if playbook in self.broken]:
+            raise SpecError(broken)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass
+class FakeOutside:
+    """listening: what was asked for; taken: ports that nobody can have. ran: every argv."""
+
+    listening: list[tuple[str, str, int]] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+    ran: list[list[str]] = field(default_factory=list)
+
+    def listen(self, protocol: str, address: str, port: int) -> int:
+        if port in self.taken:
+            raise Busy(f"{protocol} {address}:{port} is taken")
+        self.listening.append((protocol, address, port))
+        return os.open(os.devnull, os.O_RDWR)
+
+    def tap(self, bridge: str) -> int:
+        return os.open(os.devnull, os.O_RDWR)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
+        self.ran.append(list(argv))
+        return ""
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
+        self.ran.append(list(argv))
+        return 1
 
 
 @dataclass
@@ -226,10 +339,12 @@ class FakeRelays:
         os.fstat(listener)
         if not index.held(relay.machine):
             raise Busy(f"'{relay.name}' has stopped")
-        if relay.port in self.refuse:
-            raise PeerError(f"the relay of '{relay.name}' ended: no")
         os.makedirs(os.path.dirname(relay.lock), exist_ok=True)
-        self.serving[relay.lock] = take_lock(relay.lock), relay
+        lock = take_lock(relay.lock)
+        if relay.port in self.refuse:
+            os.close(lock)
+            raise PeerError(f"the relay of '{relay.name}' ended: no")
+        self.serving[relay.lock] = lock, relay
 
     def end(self, lock: str) -> None:
         if lock in self.serving:
@@ -331,10 +446,10 @@ class FakeFiles:
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "relays": FakeRelays(), "shell": FakeShell(),
-        "agent": FakeAgent(), "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(),
-        "iso": FakeIso(), "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0,
-        "synchronised": lambda: True,
+        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "outside": FakeOutside(),
+        "relays": FakeRelays(), "shell": FakeShell(), "agent": FakeAgent(),
+        "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
+        "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
     }
     return Host(**{**fakes, **parts})
 

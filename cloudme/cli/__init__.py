@@ -130,9 +130,7 @@ def host_outside(args: argparse.Namespace) -> Host:
     """The real host for what needs the host's own network, whatever the realm: packages come from elsewhere."""
     from cloudme.cli import wiring
 
-    own = world(args)
-    own.realm = ""
-    return wiring.host(own)
+    return wiring.staying(world(args))
 
 
 def transaction(args: argparse.Namespace, host: Host) -> Transaction:

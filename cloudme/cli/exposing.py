@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, Literal
 
 from cloudme import cli, forwards, index
 from cloudme.errors import UsageError
 from cloudme.model.machine import Forward, Machine
+from cloudme.model.ports import Host
+from cloudme.model.steps import Transaction
 from cloudme.operations import exposing
 from cloudme.store import Store
 
 LOOPBACK = "127.0.0.1"
 
 
-def run(args: argparse.Namespace) -> None:
-    store, name = cli.store(args), cli.named(args)
-    if args.list:
-        if args.ports or args.remove or args.udp or args.address:
-            raise UsageError("--list stands alone, or with a name", hint="see --help")
-        show(args, store, [machine for machine in store.machines() if machine.name.startswith(name or "")])
-        return
+def change(args: argparse.Namespace, store: Store, host: Host) -> None:
+    """Expose a port, or no longer."""
+    name = cli.named(args)
     if name is None or bool(args.ports) == bool(args.remove):
         raise UsageError("a machine and a port are wanted", hint="vmexpose web00 8080:80, vmexpose web00 --remove 8080")
-    name = cli.one_of(index.names(store.world.machines), name, "machine")
-    if args.remove:
-        remove(args, store, name)
-    else:
-        expose(args, store, name)
+    with cli.transaction(args, host) as transaction:
+        if args.remove:
+            _remove(args, transaction, store, name)
+        else:
+            _expose(args, transaction, store, name)
 
 
-def expose(args: argparse.Namespace, store: Store, name: str) -> None:
+def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:
     forward = parse(args.ports, _protocol(args), args.address or LOOPBACK)
-    with cli.transaction(args, cli.host(args)) as transaction:
-        changed = exposing.expose(transaction, store, name, forward)
-    if not changed:
+    name = cli.one_of(index.names(store.world.machines), name, "machine")
+    if not exposing.expose(transaction, store, name, forward):
         cli.teller(args)(f"{forward} leads to port {forward.guest_port} of '{name}' already")
     if args.dry_run:
         return
@@ -49,12 +45,11 @@ def expose(args: argparse.Namespace, store: Store, name: str) -> None:
         print(forward.where)
 
 
-def remove(args: argparse.Namespace, store: Store, name: str) -> None:
+def _remove(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:
     wanted = exposing.Wanted(protocol=_protocol(args), port=number(args.remove),
                              address=address(args.address) if args.address else None)
-    with cli.transaction(args, cli.host(args)) as transaction:
-        removed = exposing.remove(transaction, store, name, wanted)
-    if removed is None:
+    name = cli.one_of(index.names(store.world.machines), name, "machine")
+    if exposing.remove(transaction, store, name, wanted) is None:
         cli.teller(args)(f"'{name}' has no {wanted.protocol} port {wanted.port} of the host")
 
 
@@ -90,9 +85,12 @@ def told(store: Store, machine: Machine, forward: Forward) -> dict[str, Any]:
             "guest_port": forward.guest_port, "state": forwards.state(store, machine, forward)}
 
 
-def show(args: argparse.Namespace, store: Store, machines: Sequence[Machine]) -> None:
-    """Print all their forwards."""
-    found = [(machine, forward) for machine in machines for forward in machine.forwards]
+def show(args: argparse.Namespace, store: Store) -> None:
+    """List what machines have, or those whose names begin as the one that is given."""
+    if args.ports or args.remove or args.udp or args.address:
+        raise UsageError("--list stands alone, or with a name", hint="see --help")
+    found = [(machine, forward) for machine in store.machines() if machine.name.startswith(cli.named(args) or "")
+             for forward in machine.forwards]
     if args.json:
         cli.print_json([told(store, machine, forward) for machine, forward in found])
         return

@@ -16,6 +16,7 @@ from cloudme.model.hostconfig import Resolve, Settings
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK, Network, whole_range
 from cloudme.operations import networks
+from cloudme.operations.networks import uplink
 from cloudme.store import Store
 
 T = TypeVar("T")
@@ -73,6 +74,8 @@ def _begin(args: argparse.Namespace, store: Store, wanted: Sequence[Network]) ->
           cli.transaction(args, host) as transaction):
         for network in wanted:
             begin(transaction, store, network)
+        if why_not := uplink.start(transaction, store.world):
+            cli.teller(args)(why_not)
 
 
 def reload(args: argparse.Namespace) -> None:
@@ -92,6 +95,7 @@ def stop(args: argparse.Namespace) -> None:
         for network in wanted:
             networks.stop(transaction, store, network)
         if not args.name or not _others(args, store):
+            uplink.stop(transaction, store.world)
             transaction.apply(wiring.abandon(store.world))
 
 
@@ -122,9 +126,11 @@ def listed(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> int:
     store = cli.store(args)
-    found = networks.status(wiring.visiting(store.world), store, _named(args, store)[0])
+    host = wiring.visiting(store.world)
+    found = networks.status(host, store, _named(args, store)[0])
+    way_out = uplink.running(host, store.world)
     if args.json:
-        cli.print_json(dataclasses.asdict(found) | {"ok": found.started and not found.amiss})
+        cli.print_json(dataclasses.asdict(found) | {"uplink": way_out, "ok": found.started and not found.amiss})
     else:
         rows = [
             ("bridge", " ".join(filter(None, (found.bridge, found.address, found.address6)))),
@@ -132,6 +138,7 @@ def status(args: argparse.Namespace) -> int:
             ("dhcp", f"{found.dhcp}: {found.reservations} reserved, {found.leases} leased"),
             ("dns", f"*.{found.domain}, on the host: {found.resolve}"),
             ("machines", " ".join(found.machines) or "none runs"),
+            *([("way out", way_out or "none")] if store.world.rootless else []),
             *(("amiss", f"cmnet start would {line}") for line in found.amiss),
             *(("note", line) for line in found.notes),
         ]

@@ -14,8 +14,12 @@ from cloudme.formats import settings as settings_format
 from cloudme.layout import World
 from cloudme.model.catalogue import Entry
 from cloudme.model.hostconfig import Accelerator, Settings
-from cloudme.model.ports import Host
+from cloudme.model.ports import Host, Outside
 from cloudme.model.steps import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cloudme.host.outside import Here
 
 
 def settings(world: World, accel: str | None) -> Settings:
@@ -36,31 +40,45 @@ def catalogue(world: World) -> dict[str, Entry]:
 
 
 def host(world: World) -> Host:
-    """Enter the realm and return the adapters. Raises NotFound where there is no such realm."""
+    """Enter the realm and return the adapters. A user's own realm that is not there is an empty one.
+
+    Raises:  NotFound where there is no such realm.
+    """
     from cloudme.host import realm
 
-    if not world.realm:
-        return _adapters(world)
-    outside = realm.way_back()
-    realm.enter(world.namespace, world.realm)
+    if world.rootless:
+        return visiting(world)
+    outside = _outside(world)
+    if world.realm:
+        realm.enter(world.namespace, world.realm)
     return _adapters(world, outside)
 
 
 def visiting(world: World) -> Host:
     """Like `host`; a realm that is missing is an empty one, which ends with this process."""
-    from cloudme.host import realm
+    from cloudme.host import realm, rootless
 
-    if not world.realm or realm.exists(world.namespace):
-        return host(world)
-    realm.fresh()
-    return _adapters(world)
+    outside = _outside(world)
+    if world.rootless:
+        if not _inside(world):
+            rootless.fresh()
+    elif world.realm and realm.exists(world.namespace):
+        realm.enter(world.namespace, world.realm)
+    elif world.realm:
+        realm.fresh()
+    return _adapters(world, outside)
 
 
 @contextlib.contextmanager
 def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Iterator[Host]:
     """Like `host`; a realm that is missing is made, and unmade where the block fails."""
-    from cloudme.host import realm
+    from cloudme.host import realm, rootless
 
+    if world.rootless:
+        if not any(rootless.keepers(world)):
+            say("make a user namespace and a network namespace in it")
+        yield visiting(world)
+        return
     if not world.realm or realm.exists(world.namespace):
         yield host(world)
         return
@@ -68,12 +86,38 @@ def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Itera
     if dry_run:
         yield visiting(world)
         return
+    outside = _outside(world)
     try:
         realm.make(world.namespace)
-        yield _adapters(world)
+        yield _adapters(world, outside)
     except BaseException:
         realm.remove(world.namespace)
         raise
+
+
+def staying(world: World) -> Host:
+    """The adapters in the host's own namespace: packages come from elsewhere."""
+    return _adapters(world, _here())
+
+
+def _inside(world: World) -> bool:
+    """Enter the namespaces of a user's realm, if somebody lives in them."""
+    from cloudme.host import rootless
+
+    return any(rootless.enter(pid) for pid in rootless.keepers(world))
+
+
+def _outside(world: World) -> Outside:
+    """To be called before the realm is entered."""
+    from cloudme.host import outside
+
+    return outside.Twin(_here()) if world.private else _here()
+
+
+def _here() -> Here:
+    from cloudme.host import outside, run
+
+    return outside.Here(run.Programs())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,17 +140,18 @@ class RemoveRealm:
 
 def abandon(world: World) -> list[Step]:
     """The step that removes the realm, where it is a named one that is there."""
-    return [RemoveRealm(world.namespace)] if world.realm and os.path.exists(world.namespace) else []
+    there = world.realm and not world.rootless and os.path.exists(world.namespace)
+    return [RemoveRealm(world.namespace)] if there else []
 
 
-def _adapters(world: World, outside: Callable[[Callable[[], int]], int] = lambda call: call()) -> Host:
+def _adapters(world: World, outside: Outside) -> Host:
     from cloudme.host import agent, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
     from cloudme.host.relays import Relays
 
     runner = run.Programs()
-    net = netlink.Links(runner, outside)
+    net = netlink.Links(outside)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, relays=Relays(runner), shell=ssh.Ssh(),
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, relays=Relays(runner), shell=ssh.Ssh(),
         agent=agent.GuestAgent(), streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config),
         download=download.Http(), iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised,

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cloudme.layout import World
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Target
 
@@ -79,7 +80,9 @@ def _members(hosts: Mapping[Machine, Mapping[str, Any]]) -> dict[str, list[str]]
     return found
 
 
-def proxy(program: str, machine: Machine, *, realm: str, home: str | None) -> list[str]:
-    """The ProxyCommand into a named realm: `program` is the path of `vm`; home is CLOUDME_HOME, where it is set."""
+def proxy(program: str, machine: Machine, world: World, *, home: str | None) -> list[str]:
+    """The ProxyCommand into a realm that is not the host's: `program` is the path of `vm`; home is CLOUDME_HOME,
+    where it is set."""
     environment = ["env", f"CLOUDME_HOME={os.path.abspath(home)}"] if home else []
-    return [*environment, program, "--realm", realm, "--proxy", machine.name] if realm else []
+    realm = ["--realm", world.realm] if world.realm else []
+    return [*environment, program, *realm, "--proxy", machine.name] if world.private else []

@@ -11,12 +11,13 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable, NotPermitted
-from cloudme.host import arp, realm, run, sockets
+from cloudme.errors import CloudMeError, HostUnavailable, NotPermitted
+from cloudme.host import arp, realm, sockets
 from cloudme.model.network import Link
+from cloudme.model.ports import Outside
 
 TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -32,7 +33,6 @@ FORWARDING = "/proc/sys/net/ipv4/ip_forward"
 BRIDGE_FILTERS = [f"/proc/sys/net/bridge/bridge-nf-call-{what}" for what in ("iptables", "ip6tables", "arptables")]
 ARP_COMPLETE = 0x2
 """ATF_COM of linux/if_arp.h."""
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 MAIN_TABLE = 254
 SCOPE_GLOBAL, IFA_F_NODAD = 0, 0x02
 """linux/rtnetlink.h, linux/if_addr.h."""
@@ -40,13 +40,9 @@ IPV6 = "/proc/sys/net/ipv6/conf"
 
 
 class Links:
-    """Implements `Net`.
+    """Implements `Net`."""
 
-    outside:  calls what it is given in the network in which the command was typed; needed where a realm was entered.
-    """
-
-    def __init__(self, runner: run.Programs, outside: Callable[[Callable[[], int]], int] = lambda call: call()) -> None:
-        self._run = runner
+    def __init__(self, outside: Outside) -> None:
         self._outside = outside
 
     # what there is
@@ -164,14 +160,13 @@ class Links:
             for index in netlink.link_lookup(ifname=name):
                 netlink.link("del", index=index)
 
-    def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
-        return self._outside(lambda: sockets.listen(protocol, address, port))
-
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(payload, (address, port))
 
-    def tap(self, bridge: str | None, mac: str) -> int:
+    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
+        if outside and bridge is not None:
+            return self._outside.tap(bridge)
         if bridge is not None and not self.bridge_exists(bridge):
             raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
         try:
@@ -179,34 +174,13 @@ class Links:
         except FileNotFoundError:
             raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
         except PermissionError as error:
-            if bridge is None:
-                raise _refused(error, "") from error
-            return self._helped(bridge)
+            raise _refused(error, "") from error
         try:
             _join(fd, bridge)
         except OSError as error:
             os.close(fd)
-            if error.errno == errno.EPERM and bridge is not None:
-                return self._helped(bridge)
             raise _refused(error, bridge or "") from error
         return fd
-
-    def _helped(self, bridge: str) -> int:
-        """Let QEMU's setuid helper make the tap; it sends the descriptor over a socket (qemu-bridge-helper.c)."""
-        helper = next((path for path in HELPERS if os.path.exists(path)), None)
-        if helper is None:
-            raise NotPermitted("this user may make no taps, and QEMU's bridge helper is not installed",
-                               hint="apt install qemu-system-common, or run it with sudo")
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            fd = theirs.fileno()
-            try:
-                self._run([helper, "--use-vnet", f"--br={bridge}", f"--fd={fd}"], fds=[fd])
-            except CommandFailed as error:
-                raise _unhelped(error, helper, bridge) from error
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-        os.set_inheritable(descriptors[0], False)
-        return descriptors[0]
 
 
 @contextlib.contextmanager
@@ -259,13 +233,3 @@ def _refused(error: OSError, bridge: str) -> CloudMeError:
     if error.errno == errno.EOPNOTSUPP:
         return HostUnavailable("this kernel lacks what a network needs (bridge, tun)", hint="modprobe bridge tun")
     return HostUnavailable(f"the kernel refused to change a link: {error.strerror}")
-
-
-def _unhelped(error: CommandFailed, helper: str, bridge: str) -> NotPermitted:
-    """What makes the helper help, by what it said."""
-    if "acl" in error.message:
-        return NotPermitted(f"QEMU's bridge helper does not allow '{bridge}'",
-                            hint=f"'sudo cmnet start' writes 'allow {bridge}' to /etc/qemu/bridge.conf; "
-                                 "be in the group kvm to be able to read it")
-    return NotPermitted(f"QEMU's bridge helper may not make a tap: {error.message.splitlines()[-1]}",
-                        hint=f"sudo chmod u+s {helper}")

@@ -9,8 +9,6 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable
-from typing import TypeVar
 
 from cloudme.errors import HostUnavailable, NotFound, NotPermitted
 
@@ -25,8 +23,6 @@ IFF_UP = 1
 
 OURS = "/proc/thread-self/ns/net"
 
-T = TypeVar("T")
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,30 +34,13 @@ def enter(path: str, realm: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _call("setns", fd, CLONE_NEWNET)
+            call("setns", fd, CLONE_NEWNET)
         finally:
             os.close(fd)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):
             raise NotFound(f"no realm '{realm}'", hint=f"cmnet start --realm {realm}") from None
         raise _told(error, f"enter the realm '{realm}'") from error
-
-
-def way_back() -> Callable[[Callable[[], T]], T]:
-    """From the realm that will be entered: what it is given is called in the namespace that this thread is in now."""
-    home = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
-
-    def outside(function: Callable[[], T]) -> T:
-        from concurrent.futures import ThreadPoolExecutor
-
-        def moved() -> T:
-            _call("setns", home, CLONE_NEWNET)
-            return function()
-
-        with ThreadPoolExecutor(max_workers=1) as pool:  # setns(2) moves one thread, this one for good
-            return pool.submit(moved).result()
-
-    return outside
 
 
 def exists(path: str) -> bool:
@@ -72,7 +51,7 @@ def exists(path: str) -> bool:
 def fresh() -> None:
     """Move this thread into a namespace of its own, with `lo` up, that ends with its last process."""
     try:
-        _call("unshare", CLONE_NEWNET)
+        call("unshare", CLONE_NEWNET)
         up("lo")
     except OSError as error:
         raise _told(error, "make a network namespace") from error
@@ -86,7 +65,7 @@ def make(path: str) -> None:
         os.makedirs(folder, 0o755, exist_ok=True)
         _share(folder)
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0))
-        _call("mount", OURS.encode(), path.encode(), b"none", MS_BIND, None)
+        call("mount", OURS.encode(), path.encode(), b"none", MS_BIND, None)
     except OSError as error:
         raise _told(error, f"make the realm {path}") from error
 
@@ -96,7 +75,7 @@ def remove(path: str) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
             while exists(path):
-                _call("umount2", path.encode(), MNT_DETACH)
+                call("umount2", path.encode(), MNT_DETACH)
             os.unlink(path)
     except OSError as error:
         raise _told(error, f"remove the realm {path}") from error
@@ -113,15 +92,15 @@ def up(name: str) -> None:
 def _share(folder: str) -> None:
     """As `ip netns add` does: mounts in `folder` shall be seen, and undone, in every mount namespace."""
     try:
-        _call("mount", b"", folder.encode(), b"none", MS_SHARED | MS_REC, None)
+        call("mount", b"", folder.encode(), b"none", MS_SHARED | MS_REC, None)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: it is no mount point yet
             raise
-        _call("mount", folder.encode(), folder.encode(), b"none", MS_BIND | MS_REC, None)
-        _call("mount", b"", folder.encode(), b"none", MS_SHARED | MS_REC, None)
+        call("mount", folder.encode(), folder.encode(), b"none", MS_BIND | MS_REC, None)
+        call("mount", b"", folder.encode(), b"none", MS_SHARED | MS_REC, None)
 
 
-def _call(function: str, *arguments: int | bytes | None) -> None:
+def call(function: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> None:
     """Call libc; raises OSError."""
     if getattr(_libc, function)(*arguments) != 0:
         number = ctypes.get_errno()

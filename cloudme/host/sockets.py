@@ -51,13 +51,13 @@ def listen(protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
 def _refused(error: OSError, protocol: str, address: str, port: int) -> CloudMeError:
     if error.errno == errno.EADDRINUSE:
         who = _holder(port, (protocol, f"{protocol}6")) or "somebody"
-        return Busy(f"port {port} ({protocol}) of {address} is taken: {who}", hint="end that, or choose another port")
+        return Busy(f"{protocol} port {port} of {address} is taken: {who}", hint="end that, or choose another port")
     if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         return UsageError(f"this host has no address {address}", hint="ip -br address shows those that it has")
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotPermitted(f"port {port} is for root: this user may listen from {_first_port()} on",
                             hint=f"choose another one, or sudo sysctl net.ipv4.ip_unprivileged_port_start={port}")
-    return HostUnavailable(f"cannot listen at port {port} ({protocol}) of {address}: {error.strerror}")
+    return HostUnavailable(f"cannot listen at {protocol} port {port} of {address}: {error.strerror}")
 
 
 def _first_port() -> int:

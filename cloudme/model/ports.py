@@ -128,10 +128,10 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str | None, mac: str) -> int:
+    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
         """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
 
-        No bridge: it leads nowhere.
+        No bridge: it leads nowhere. outside: the bridge is root's, in the host's own namespace.
 
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
@@ -181,14 +181,28 @@ class Net(Protocol):
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         """Send one UDP packet."""
 
+    def neighbour(self, address: str) -> str:
+        """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""
+
+
+class Outside(Protocol):
+    """What is done in the host's own namespaces, wherever this command is by now."""
+
     def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
-        """The descriptor of a socket that listens, in the network in which the command was typed, whatever the realm.
+        """A socket that is bound there, and listens; its descriptor.
 
         Raises:  Busy where the port is taken, NotPermitted, UsageError where the host has no such address.
         """
 
-    def neighbour(self, address: str) -> str:
-        """What ARP knows of `address`: a state of ip-neighbour(8), as 'reachable' or 'failed'; '' for nothing."""
+    def tap(self, bridge: str) -> int:
+        """Let QEMU's setuid helper make a tap, a port of `bridge`; its descriptor. Raises NotPermitted."""
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
+        """See `Run`."""
+
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
+        """See `Run.spawn`. It returns once the program serves, which it tells by writing to the descriptor whose number
+        we add to its option `ready`, as '--ready-fd='. Raises CommandFailed where it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,6 +401,7 @@ class Host:
     run: Run
     qemu: Hypervisor
     net: Net
+    outside: Outside
     relays: Relays
     shell: Shell
     agent: Agent

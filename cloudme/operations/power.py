@@ -47,9 +47,10 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
         if not host.net.bridge_exists(network.bridge):
             where = f" in realm '{store.world.realm}'" if store.world.realm else ""
             option = f" --realm {store.world.realm}" if store.world.realm else ""
+            sudo = "" if store.world.rootless else "sudo "
             name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
-                                  if network.external else f"sudo cmnet start{name}{option}")
+                                  if network.external else f"{sudo}cmnet start{name}{option}")
     for machine in machines:
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)

@@ -1,4 +1,4 @@
-"""A port that leads to a machine: the real relay, on the loopback, with a process that stands for the machine's QEMU."""
+"""A port that leads to a machine: the real relay, on the loopback, and a process that stands for the machine's QEMU."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def test_it_ends_with_the_machine_and_its_port_is_free_then(qemu: Qemu) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_it_is_ended_and_its_port_is_free_then(qemu: Qemu, protocol: Literal["tcp", "udp"]) -> None:
     where = qemu.serve(free(protocol), protocol)
-    with pytest.raises(Busy, match=rf"port {where[1]} \({protocol}\) of 127.0.0.1 is taken: vmexpose \(pid \d+\)"):
+    with pytest.raises(Busy, match=rf"{protocol} port {where[1]} of 127.0.0.1 is taken: vmexpose \(pid \d+\)"):
         sockets.listen(protocol, *where)
     relays.Relays(Programs()).end(str(qemu.folder / "way0"))
     os.close(sockets.listen(protocol, *where))

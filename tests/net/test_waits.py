@@ -18,6 +18,7 @@ from cloudme import layout
 from cloudme.errors import TimedOut
 from cloudme.host.keys import SshKeys
 from cloudme.host.netlink import Links
+from cloudme.host.outside import Here
 from cloudme.host.run import Programs
 from cloudme.host.ssh import Ssh
 from tests import fakes
@@ -104,7 +105,7 @@ def test_a_wait_for_ssh_tells_how_far_the_network_reaches(
 ) -> None:
     def work() -> None:
         runner = Programs()
-        host: Any = fakes.host(run=runner, net=Links(runner), shell=Ssh())
+        host: Any = fakes.host(run=runner, net=Links(Here(runner)), shell=Ssh())
         machine = room.machine("web00")
         dnsmasq(room, "DHCPACK")
         if program:

@@ -12,6 +12,7 @@ import pytest
 
 from cloudme import layout
 from cloudme.formats import inventory
+from cloudme.layout import World
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Target
 from tests.conftest import ROOT, Ended
@@ -40,7 +41,8 @@ def test_the_inventory_is_what_the_golden_file_says(
 ) -> None:
     def proxy(machine: Machine) -> list[str]:
         realm = "demo" if proxied else ""
-        return inventory.proxy("/usr/local/bin/vm", machine, realm=realm, home="/tmp/play ground")
+        return inventory.proxy("/usr/local/bin/vm", machine, World(data="", run="", config="", realm=realm),
+                               home="/tmp/play ground")
 
     found = render({machine: inventory.variables(machine, target(machine), proxy(machine)) for machine in MACHINES})
     assert found == json.loads((DATA / file).read_text("utf-8"))

@@ -15,7 +15,7 @@ HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper"
 
 def bridge_helper(look: Look) -> Iterator[Result]:
     """It acts in the host's own namespace alone. Its setuid bit is the administrator's to give: --fix does not."""
-    if look.world.realm:
+    if look.world.private:
         yield good("bridge-helper", "not used in a realm")
         return
     amiss = [*_list(look), *(() if look.root else _program(look))]

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudme.errors import CommandFailed, ConfigError, HostUnavailable
+from cloudme.errors import CommandFailed, ConfigError, HostUnavailable, NotPermitted
 from cloudme.formats import dhcp
 from cloudme.layout import World
 from cloudme.model.hostconfig import Resolve
@@ -109,7 +109,7 @@ def _own(store: Store, wanted: Wanted, found: Found) -> list[Step]:
         steps.append(changes.SetBridge(network, next(iter(link.addresses), None), next(iter(link.addresses6), None)))
     if not found.forwarding:
         steps.append(changes.Forward())
-    if found.filtered and store.world.realm:
+    if found.filtered and store.world.private:
         steps.append(changes.Unfilter())
     if found.marks != dhcp.marks(wanted.rules):
         steps.append(changes.Rules(network, wanted.rules))
@@ -160,7 +160,10 @@ def mode(host: Host, world: World, wanted: str) -> Resolve:
     """
     chosen = Resolve(wanted)
     daemons = {Resolve.resolved: _has_resolved, Resolve.networkmanager: _has_networkmanager}
-    if world.realm:
+    if world.rootless and chosen not in (Resolve.auto, Resolve.none):
+        raise NotPermitted(f"'{chosen}' changes how this host resolves names: that is root's",
+                           hint="--resolve none; 'vm' and ssh by its proxy need no names")
+    if world.private:
         if chosen in daemons:
             raise ConfigError(f"'{chosen}' is the host's and does not reach into a realm",
                               hint="--resolve hosts, or none")
@@ -192,7 +195,7 @@ def _lines(store: Store, network: Network, files: HostFiles) -> dict[str, tuple[
     """The lines that are wanted in the host's files. QEMU's helper acts in the host's own namespace only."""
     acl, hosts, networkmanager = _block_files(network, files)
     lines: dict[str, tuple[str, ...]] = {}
-    if not store.world.realm:
+    if not store.world.private:
         lines[acl] = (f"allow {network.bridge}",)
     if network.resolve == Resolve.hosts:
         lines[hosts] = host_lines(store, network)
@@ -250,7 +253,10 @@ def _has_networkmanager(host: Host) -> bool:
 
 
 def _resolv_file(world: World) -> str | None:
-    """Whom to ask about other domains: in a realm, as ip-netns(8) has it, nobody unless it has a file of its own."""
+    """Whom to ask about other domains: in a user's realm whom its uplink names; in another one, as ip-netns(8) has it,
+    nobody unless it has a file of its own."""
+    if world.rootless:
+        return world.uplink("resolv")
     if not world.realm:
         return "/etc/resolv.conf"
     own = f"/etc/netns/{os.path.basename(world.namespace)}/resolv.conf"

@@ -1,0 +1,104 @@
+"""Realms of ordinary users: a user namespace, in which they may have a network namespace (user_namespaces(7)).
+
+Nobody has to keep them open: dnsmasq lives in them as long as a network is started, and so does every machine. A user
+keeps his own number inside, so that what he starts is not root there either, and loses with its exec all that the
+namespace would permit, but for three capabilities that nft and dnsmasq need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+from cloudme.errors import HostUnavailable, NotPermitted
+from cloudme.host import realm
+from cloudme.layout import World
+
+CLONE_NEWUSER = 0x10000000
+"""linux/sched.h."""
+NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 10, 12, 13
+KEPT = (NET_BIND_SERVICE, NET_ADMIN, NET_RAW)
+CAPABILITY_VERSION_3 = 0x20080522
+"""linux/capability.h."""
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
+"""linux/prctl.h."""
+
+
+def keepers(world: World) -> Iterator[int]:
+    """The processes that live in the user's realm: each dnsmasq of its networks."""
+    folders = os.listdir(world.realm_run) if os.path.isdir(world.realm_run) else []
+    for folder in sorted(folders):
+        prefix, _, name = folder.partition(".")
+        if prefix == "networks":
+            conf = world.dnsmasq(name, "conf")
+            with contextlib.suppress(OSError, ValueError):
+                with open(world.dnsmasq(name, "pid"), encoding="ascii") as file:
+                    pid = int(file.read())
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if os.fsencode(conf) in file.read():
+                        yield pid
+
+
+def enter(pid: int) -> bool:
+    """From here on this process is in the namespaces of process `pid`; False where that has ended, or is in no such.
+
+    It may have one thread only (setns(2)). Raises NotPermitted.
+    """
+    try:
+        user, net = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("user", "net"))
+    except OSError:
+        return False
+    try:
+        if os.path.sameopenfile(user, own := os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)):
+            os.close(own)
+            return False
+        os.close(own)
+        realm.call("setns", user, CLONE_NEWUSER)
+        realm.call("setns", net, realm.CLONE_NEWNET)
+        _keep()
+    except OSError as error:
+        raise _told(error) from error
+    finally:
+        os.close(user)
+        os.close(net)
+    return True
+
+
+def fresh() -> None:
+    """Move this process, which has one thread, into namespaces of its own, with `lo` up. They end with their last
+    process. Raises NotPermitted, HostUnavailable."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        realm.call("unshare", CLONE_NEWUSER | realm.CLONE_NEWNET)
+        for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{file}", "w", encoding="ascii") as proc:
+                proc.write(text)
+        _keep()
+        realm.up("lo")
+    except OSError as error:
+        raise _told(error) from error
+
+
+def _keep() -> None:
+    """Let programs that are started inside keep these capabilities (capabilities(7), ambient)."""
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    sets = ctypes.create_string_buffer(24)
+    realm.call("capget", header, sets)
+    effective, permitted, _, *high = struct.unpack("6I", sets.raw)
+    inheritable = sum(1 << capability for capability in KEPT)
+    realm.call("capset", header, struct.pack("6I", effective, permitted, inheritable, *high))
+    for capability in KEPT:
+        realm.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+
+
+def _told(error: OSError) -> NotPermitted | HostUnavailable:
+    if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS):
+        return NotPermitted(
+            "this host does not let ordinary users have namespaces of their own",
+            hint="an administrator permits it: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+                 "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), user.max_user_namespaces=65536")
+    return HostUnavailable(f"cannot make or enter namespaces: {error.strerror}")
