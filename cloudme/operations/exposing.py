@@ -87,7 +87,8 @@ class Record:
     def describe(self) -> str:
         given = [str(forward) for forward in self.new.forwards if forward not in self.old.forwards]
         taken = [str(forward) for forward in self.old.forwards if forward not in self.new.forwards]
-        return f"note that {self.new.name} has {'' if given else 'no longer '}{', '.join(given or taken)} of the host"
+        verb = "has" if given else "no longer has"
+        return f"note that {self.new.name} {verb} {', '.join(given or taken)} of the host"
 
     def do(self, host: Host) -> None:
         self.store.publish(self.new)
