@@ -1,130 +1,29 @@
-"""A port that leads to a machine: the real relay, on the loopback, and a process that stands for the machine's QEMU."""
+"""What goes through a relay: the real one, on the loopback."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
-import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from cloudme import index
-from cloudme.errors import Busy, CloudMeError, NotPermitted, PeerError, UsageError
-from cloudme.host import holders, relay, relays, sockets
-from cloudme.host.run import Programs
-from cloudme.model.ports import Relay
-from cloudme.store import take_lock
-from tests import fakes
+from cloudme.host import relay
+from tests.relaying import CHUNK, PATIENCE_S, Qemu, connect, echo, everything, free, server, standing
 
-PATIENCE_S = 60
-CHUNK = 1 << 16
 BIG = 100 << 20
-
-
-@dataclass
-class Qemu:
-    """Holds the lock of a machine, and does nothing else."""
-
-    folder: Path
-    process: subprocess.Popen[bytes]
-    made: list[str] = field(default_factory=list)
-
-    @property
-    def lock(self) -> str:
-        return str(self.folder / "lock")
-
-    def way(self, port: int, protocol: Literal["tcp", "udp"] = "tcp", name: str = "way") -> Relay:
-        return Relay(name="web00", protocol=protocol, address="127.0.0.1", port=port, lock=str(self.folder / name),
-                     log=str(self.folder / f"{name}.log"), machine=self.lock)
-
-    def serve(
-        self, port: int, protocol: Literal["tcp", "udp"] = "tcp", address: str = "127.0.0.1",
-    ) -> tuple[str, int]:
-        """Start a relay to a port of the loopback; where it listens."""
-        listener = socket.socket(fileno=sockets.listen(protocol, address, free(protocol, address)))
-        self.made.append(f"way{len(self.made)}")
-        with listener:
-            relays.Relays(Programs()).start(self.way(port, protocol, self.made[-1]), listener.fileno())
-            host, number = listener.getsockname()[:2]
-        return host, number
-
-    def pid(self) -> int:
-        return holders.open_by(str(self.folder / self.made[-1]))
-
-
-def free(protocol: str = "tcp", address: str = "127.0.0.1") -> int:
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as probe:
-        probe.bind((address, 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 @pytest.fixture
 def qemu(tmp_path: Path) -> Iterator[Qemu]:
-    lock = take_lock(str(tmp_path / "lock"))
-    with subprocess.Popen(["sleep", "infinity"], pass_fds=[lock]) as process:
-        os.close(lock)
-        it = Qemu(tmp_path, process)
-        try:
-            yield it
-        finally:
-            for name in it.made:
-                relays.Relays(Programs()).end(str(tmp_path / name))
-            process.kill()
-
-
-@contextlib.contextmanager
-def server(serve: Callable[[socket.socket], None], address: str = "127.0.0.1") -> Iterator[int]:
-    """What stands for the guest: calls `serve` with each connection, in a thread of its own."""
-    with socket.create_server((address, 0), backlog=512) as listener, ThreadPoolExecutor(max_workers=256) as pool:
-        def one(client: socket.socket) -> None:
-            with client, contextlib.suppress(OSError):
-                client.settimeout(PATIENCE_S)
-                serve(client)
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    pool.submit(one, listener.accept()[0])
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def echo(client: socket.socket) -> None:
-    while data := client.recv(CHUNK):
-        client.sendall(data)
-
-
-def connect(where: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(where, timeout=PATIENCE_S)
-
-
-def everything(client: socket.socket) -> bytes:
-    return b"".join(iter(lambda: client.recv(CHUNK), b""))
-
-
-def await_free(lock: str) -> None:
-    """Return when nobody holds it."""
-    with open(lock, "r+b") as file:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
+    with standing(tmp_path) as it:
+        yield it
 
 
 # connections
@@ -325,96 +224,3 @@ def test_large_and_empty_datagrams_pass_and_a_closed_port_harms_nobody(qemu: Qem
         for data in (b"", bytes(60000), b"x"):
             one.send(data)
             assert one.recv(CHUNK) == b"got " + data
-
-
-# its life
-
-def test_it_ends_with_the_machine_and_its_port_is_free_then(qemu: Qemu) -> None:
-    with server(echo) as port:
-        where = qemu.serve(port)
-        with connect(where) as open_one:
-            open_one.sendall(b"x")
-            assert open_one.recv(1) == b"x"
-            qemu.process.send_signal(signal.SIGKILL)
-            assert open_one.recv(1) == b""
-        await_free(str(qemu.folder / "way0"))
-        os.close(sockets.listen("tcp", *where))
-    assert Path(qemu.way(1, name="way0").log).read_text(encoding="utf-8") == ""
-
-
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_it_is_ended_and_its_port_is_free_then(qemu: Qemu, protocol: Literal["tcp", "udp"]) -> None:
-    where = qemu.serve(free(protocol), protocol)
-    with pytest.raises(Busy, match=rf"{protocol} port {where[1]} of 127.0.0.1 is taken: vmexpose \(pid \d+\)"):
-        sockets.listen(protocol, *where)
-    relays.Relays(Programs()).end(str(qemu.folder / "way0"))
-    os.close(sockets.listen(protocol, *where))
-    relays.Relays(Programs()).end(str(qemu.folder / "way0"))
-
-
-def test_it_has_nothing_open_but_what_it_needs(qemu: Qemu) -> None:
-    stray = os.open("/etc/hostname", os.O_RDONLY)
-    os.set_inheritable(stray, False)
-    qemu.serve(free())
-    pid = qemu.pid()
-    targets = sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
-    os.close(stray)
-    assert [target for target in targets if not target.startswith("socket:")] == sorted([
-        "/dev/null", *[str(qemu.folder / "way0.log")] * 2, str(qemu.folder / "way0"), "anon_inode:[pidfd]",
-        "anon_inode:[eventpoll]"])
-    assert len(targets) == 7
-
-
-@pytest.fixture(params=["fake", "real"])
-def port(request: pytest.FixtureRequest) -> fakes.FakeRelays | relays.Relays:
-    return fakes.FakeRelays(refuse={666}) if request.param == "fake" else relays.Relays(Programs())
-
-
-def test_the_port_keeps_its_promises(
-    port: fakes.FakeRelays | relays.Relays, qemu: Qemu, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    listener = sockets.listen("tcp", "127.0.0.1", free())
-    way = qemu.way(1)
-    port.start(way, listener)
-    assert index.held(way.lock)
-    with pytest.raises(Busy):
-        port.start(way, listener)
-    port.end(way.lock)
-    port.end(way.lock)
-    assert not index.held(way.lock)
-    monkeypatch.setattr(relays, "PROGRAM", "/nowhere/relay.py")
-    with pytest.raises(PeerError, match="ended"):
-        port.start(qemu.way(666), listener)
-    qemu.process.kill()
-    qemu.process.wait()
-    with pytest.raises(Busy, match="has stopped"):
-        port.start(way, listener)
-    os.close(listener)
-
-
-# where it listens
-
-@pytest.mark.parametrize(("address", "error", "words"), [
-    ("192.0.2.1", UsageError, "no address 192.0.2.1"), ("2001:db8::1", UsageError, "no address 2001:db8::1"),
-    ("::ffff:127.0.0.1", UsageError, "no address"),
-])
-def test_where_nobody_can_listen_is_said(address: str, error: type[CloudMeError], words: str) -> None:
-    with pytest.raises(error, match=words):
-        sockets.listen("tcp", address, free())
-
-
-def test_a_port_for_root_is_not_for_others() -> None:
-    """In a child: it gives its capability away (capabilities(7), by becoming somebody else)."""
-    if os.geteuid() == 0:
-        pid = os.fork()
-        if pid == 0:
-            os.setresuid(65534, 65534, 65534)
-            try:
-                sockets.listen("tcp", "127.0.0.1", 81)
-            except NotPermitted as error:
-                os._exit(77 if "from 1024 on" in error.message else 1)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77
-    else:
-        with pytest.raises(NotPermitted, match="is for root"):
-            sockets.listen("tcp", "127.0.0.1", 81)

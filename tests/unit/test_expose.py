@@ -54,7 +54,8 @@ class Site:
         parser = program("vmexpose").parser()
         parser.prog = "vmexpose"
         args = parser.parse_args(words)
-        show, change = partial(options.show, store=self.store), partial(options.change, store=self.store, host=self.host)
+        show, change = partial(options.show, store=self.store), partial(options.change, store=self.store,
+                                                                        host=self.host)
         status = cli.run("vmexpose", show if args.list else change, args)
         out = self.capfd.readouterr()
         return Ended(status, out.out, out.err)
