@@ -450,6 +450,7 @@ def host(**parts: Any) -> Host:
         "relays": FakeRelays(), "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
+        "become_root": lambda: None,
     }
     return Host(**{**fakes, **parts})
 

@@ -97,7 +97,7 @@ def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Itera
 
 def staying(world: World) -> Host:
     """The adapters in the host's own namespace: packages come from elsewhere."""
-    return _adapters(world, _here())
+    return _adapters(world, _outside(world))
 
 
 def _inside(world: World) -> bool:
@@ -145,14 +145,29 @@ def abandon(world: World) -> list[Step]:
 
 
 def _adapters(world: World, outside: Outside) -> Host:
-    from cloudme.host import agent, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
-    from cloudme.host.relays import Relays
+    from cloudme.host import (
+        agent,
+        clock,
+        download,
+        files,
+        iso,
+        keys,
+        netlink,
+        playbook,
+        qemu,
+        relays,
+        rootless,
+        run,
+        ssh,
+        streams,
+    )
 
     runner = run.Programs()
     net = netlink.Links(outside)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, relays=Relays(runner), shell=ssh.Ssh(),
-        agent=agent.GuestAgent(), streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config),
-        download=download.Http(), iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
-        synchronised=clock.synchronised,
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, relays=relays.Relays(runner),
+        shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=streams.Standard(),
+        playbooks=playbook.Ansible(runner, world.config), download=download.Http(), iso=iso.IsoWriter(),
+        keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

@@ -11,12 +11,14 @@ import contextlib
 import ctypes
 import errno
 import os
+import pwd
 import struct
 from collections.abc import Iterator
 
 from cloudme.errors import HostUnavailable, NotPermitted
 from cloudme.host import realm
 from cloudme.layout import World
+from cloudme.model.ports import Outside
 
 CLONE_NEWUSER = 0x10000000
 """linux/sched.h."""
@@ -26,6 +28,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 """linux/capability.h."""
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 """linux/prctl.h."""
+IDS_MIN = 65535
+"""Debian's own users, nobody (65534) among them, but for root (Debian Policy, 9.2.2)."""
 
 
 def keepers(world: World) -> Iterator[int]:
@@ -81,6 +85,38 @@ def fresh() -> None:
         realm.up("lo")
     except OSError as error:
         raise _told(error) from error
+
+
+def become_root(outside: Outside) -> None:
+    """Make this process, which has one thread, root in a user namespace of its own, over the user's subordinate ids.
+
+    It stays in the network that it is in. Nothing for who is root. Raises NotPermitted, MissingProgram.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        return
+    user = pwd.getpwuid(uid).pw_name
+    ranges = [_subordinate(f"/etc/sub{kind}", user, uid) for kind in ("uid", "gid")]
+    try:
+        realm.call("unshare", CLONE_NEWUSER)
+        for program, own, (first, count) in zip(("newuidmap", "newgidmap"), (uid, gid), ranges, strict=True):
+            outside.run([program, *map(str, (os.getpid(), 0, own, 1, 1, first, count))])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise _told(error) from error
+
+
+def _subordinate(path: str, user: str, uid: int) -> tuple[int, int]:
+    """First and number of a user's subordinate ids (subuid(5)). Raises NotPermitted where there are too few."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            name, first, count = line.strip().split(":")
+            if name in (user, str(uid)) and int(count) >= IDS_MIN:
+                return int(first), int(count)
+    raise NotPermitted(f"{path} gives '{user}' no {IDS_MIN} ids: packages have files of several users",
+                       hint=f"an administrator gives them: usermod --add-subuids 100000-165535 "
+                            f"--add-subgids 100000-165535 {user}")
 
 
 def _keep() -> None:

@@ -300,4 +300,6 @@ class Host:
     files: Files
     now: Callable[[], float]
     synchronised: Callable[[], bool]
+    become_root: Callable[[], None]
+    """In a user namespace of this process's own. Nothing for root. Raises NotPermitted, MissingProgram."""
 
