@@ -323,7 +323,7 @@ class FakeOutside:
         self.ran.append(list(argv))
         return ""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
         self.ran.append(list(argv))
         return 1
 

@@ -60,6 +60,7 @@ def visiting(world: World) -> Host:
 
     outside = _outside(world)
     if world.rootless:
+        os.makedirs(world.data, mode=0o700, exist_ok=True)  # his machines are nobody else's business
         if not _inside(world):
             rootless.fresh()
     elif world.realm and realm.exists(world.namespace):

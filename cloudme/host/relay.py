@@ -1,9 +1,9 @@
 """A port that leads to a machine: one process for each, which ends with the machine (`relays.py` starts it).
 
-    python3 -I -S relay.py MACHINE tcp|udp ADDRESS PORT LISTENER QEMU READY
+    python3 -I -S /proc/self/fd/PROGRAM MACHINE tcp|udp ADDRESS PORT LISTENER QEMU READY
 
-Address and port are the machine's. The last three are descriptors that it inherits: the socket that listens, a pidfd of
-the machine's QEMU, and a pipe that gets a byte when it serves. It imports the standard library only, and little of it:
+Address and port are the machine's. It inherits descriptors: of this file, of the socket that listens, a pidfd of the
+machine's QEMU, and a pipe that gets a byte when it serves. It imports the standard library only, and little of it:
 there may be many of it. What goes wrong with a connection ends that connection; no peer can make it wait, write a log
 that grows, or hold more than a chunk of each direction in memory.
 """
@@ -316,8 +316,9 @@ def room(most: int, each: int) -> int:
 
 
 def main() -> None:
-    _, protocol, address, port, *numbers = sys.argv[1:]
+    program, _, protocol, address, port, *numbers = sys.argv
     fd, qemu, ready = map(int, numbers)
+    os.close(int(os.path.basename(program)))
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as name:
         name.write("vmexpose")
     loop = Loop()

@@ -14,6 +14,8 @@ from cloudme.model import ports
 from cloudme.store import reported, take_lock
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.py")
+PYTHON = os.path.realpath(sys.executable)
+"""Both are found by who has no rights: a checkout, or an environment, may lie in root's home."""
 READY_S, END_S = 30, 5
 """What one gets to serve, and to be gone after SIGKILL: moments."""
 
@@ -31,12 +33,13 @@ class Relays:
                 raise Busy(f"'{relay.name}' has stopped meanwhile", hint=f"vmstart {relay.name}")
             lock = take_lock(relay.lock)
             mine.callback(os.close, lock)
+            program = mine.enter_context(open(PROGRAM, "rb")).fileno()
             ended, ready = os.pipe()
             mine.callback(os.close, ended)
             try:
-                argv = [sys.executable, "-I", "-S", PROGRAM, relay.name, relay.protocol, relay.address, str(relay.port),
-                        *map(str, (listener, qemu, ready))]
-                self._run.spawn(argv, stdout=relay.log, fds=[lock, listener, qemu, ready])
+                argv = [PYTHON, "-I", "-S", f"/proc/self/fd/{program}", relay.name, relay.protocol, relay.address,
+                        str(relay.port), *map(str, (listener, qemu, ready))]
+                self._run.spawn(argv, stdout=relay.log, fds=[program, lock, listener, qemu, ready])
             finally:
                 os.close(ready)
             poller = select.poll()

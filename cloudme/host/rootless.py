@@ -22,7 +22,7 @@ from cloudme.model.ports import Outside
 
 CLONE_NEWUSER = 0x10000000
 """linux/sched.h."""
-NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 10, 12, 13
+NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN = 10, 12, 13, 21
 KEPT = (NET_BIND_SERVICE, NET_ADMIN, NET_RAW)
 CAPABILITY_VERSION_3 = 0x20080522
 """linux/capability.h."""
@@ -63,13 +63,24 @@ def enter(pid: int) -> bool:
         os.close(own)
         realm.call("setns", user, CLONE_NEWUSER)
         realm.call("setns", net, realm.CLONE_NEWNET)
-        _keep()
+        _keep(*KEPT)
     except OSError as error:
         raise _told(error) from error
     finally:
         os.close(user)
         os.close(net)
     return True
+
+
+def enter_user(pid: int) -> None:
+    """Only the user namespace of process `pid`, with what a program needs to make links in its network namespace.
+
+    Raises:  OSError.
+    """
+    user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    realm.call("setns", user, CLONE_NEWUSER)
+    os.close(user)
+    _keep(NET_ADMIN, SYS_ADMIN)
 
 
 def fresh() -> None:
@@ -81,7 +92,7 @@ def fresh() -> None:
         for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{file}", "w", encoding="ascii") as proc:
                 proc.write(text)
-        _keep()
+        _keep(*KEPT)
         realm.up("lo")
     except OSError as error:
         raise _told(error) from error
@@ -119,15 +130,15 @@ def _subordinate(path: str, user: str, uid: int) -> tuple[int, int]:
                             f"--add-subgids 100000-165535 {user}")
 
 
-def _keep() -> None:
+def _keep(*capabilities: int) -> None:
     """Let programs that are started inside keep these capabilities (capabilities(7), ambient)."""
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(24)
     realm.call("capget", header, sets)
     effective, permitted, _, *high = struct.unpack("6I", sets.raw)
-    inheritable = sum(1 << capability for capability in KEPT)
+    inheritable = sum(1 << capability for capability in capabilities)
     realm.call("capset", header, struct.pack("6I", effective, permitted, inheritable, *high))
-    for capability in KEPT:
+    for capability in capabilities:
         realm.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 

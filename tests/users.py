@@ -1,0 +1,96 @@
+"""Ordinary users, for tests that root runs: accounts that every Debian has, with a home of the test's own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudme.layout import World
+from tests.conftest import ROOT
+
+ACCOUNTS = ("games", "news")
+
+
+def programs(folder: Path) -> Path:
+    """A copy of what runs, where every user may read it: a checkout may lie in root's home."""
+    folder.chmod(0o755)
+    for part in ("bin", "sbin", "cloudme", "templates", "examples"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@dataclass(frozen=True)
+class User:
+    """One of them. within: what every command line begins with."""
+
+    name: str
+    home: Path
+    programs: Path
+    within: tuple[str, ...] = ()
+
+    @classmethod
+    def made(cls, name: str, folder: Path, programs: Path, within: Sequence[str] = ()) -> User:
+        """With a home below `folder`, which others may enter."""
+        user = cls(name, folder / name, programs, tuple(within))
+        user.home.mkdir()
+        user.home.chmod(0o700)
+        os.chown(user.home, user.uid, user.gid)
+        return user
+
+    @property
+    def uid(self) -> int:
+        return pwd.getpwnam(self.name).pw_uid
+
+    @property
+    def gid(self) -> int:
+        return pwd.getpwnam(self.name).pw_gid
+
+    @property
+    def world(self) -> World:
+        home = str(self.home)
+        return World(data=home, run=f"{home}/run", config=f"{home}/config", rootless=True)
+
+    def argv(self, *words: str) -> list[str]:
+        """Of a program of ours, or any other one."""
+        ours = [path for folder in ("bin", "sbin") if (path := self.programs / folder / words[0]).exists()]
+        if ours and not os.path.isabs(words[0]):
+            words = (sys.executable, str(ours[0]), *words[1:])
+        return [*self.within, "setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups",
+                "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", *words]
+
+    @property
+    def env(self) -> dict[str, str]:
+        path = f"{self.programs}/bin:{self.programs}/sbin:{os.path.dirname(sys.executable)}:/usr/bin:/bin:/usr/sbin"
+        return {"HOME": str(self.home), "CLOUDME_HOME": str(self.home), "PATH": path, "LC_ALL": "C.UTF-8",
+                "USER": self.name, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def call(
+        self, *words: str, stdin: str = "", more: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as this user; returns how it ended."""
+        return subprocess.run(self.argv(*words), input=stdin, capture_output=True, text=True, check=False, timeout=600,
+                              env=self.env | (more or {}), cwd=self.home)
+
+    def run(self, *words: str, stdin: str = "") -> str:
+        """Likewise, where it must end with 0; returns what it printed."""
+        ended = self.call(*words, stdin=stdin)
+        assert ended.returncode == 0, f"{words}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
+
+    def processes(self) -> list[str]:
+        """The command lines of what runs as this user; a zombie has none."""
+        found = []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.stat(f"/proc/{entry}").st_uid == self.uid or f"Uid:\t{self.uid}\t" in Path(
+                        f"/proc/{entry}/status").read_text():
+                    found.append(Path(f"/proc/{entry}/cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return [line for line in found if line]
