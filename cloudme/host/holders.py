@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from cloudme import index
 from cloudme.errors import NotFound, NotPermitted
+from cloudme.formats import evidence
 
 
 @contextlib.contextmanager
@@ -74,3 +75,13 @@ def open_by(path: str) -> int:
     if hidden:
         raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
     raise NotFound(f"nobody has {path} open")
+
+
+def last_words(path: str) -> str:
+    """The end of what a program printed into `path`."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            words = evidence.last_words(file.read())
+    except OSError:
+        words = ""
+    return words or "it said nothing"

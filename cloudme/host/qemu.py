@@ -16,7 +16,7 @@ from functools import cache
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
 from cloudme.formats import evidence
 from cloudme.host import holders, qmp
-from cloudme.host.holders import holder, pidfd_of
+from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import launch as rendering
@@ -145,16 +145,6 @@ class Qemu:
             return True
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
-
-
-def last_words(path: str) -> str:
-    """The end of what a program printed into `path`."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            words = evidence.last_words(file.read())
-    except OSError:
-        words = ""
-    return words or "it said nothing"
 
 
 def _begin_logs(launch: Launch) -> None:

@@ -9,7 +9,6 @@ import sys
 
 from cloudme.errors import Busy, PeerError, TimedOut
 from cloudme.host import holders
-from cloudme.host import qemu as hypervisor
 from cloudme.model import ports
 from cloudme.store import reported, take_lock
 
@@ -48,7 +47,7 @@ class Relays:
                 self.end(relay.lock)
                 raise TimedOut(f"the relay of '{relay.name}' does not begin", hint=f"see {relay.log}")
             if not os.read(ended, 1):
-                raise PeerError(f"the relay of '{relay.name}' ended: {hypervisor.last_words(relay.log)}",
+                raise PeerError(f"the relay of '{relay.name}' ended: {holders.last_words(relay.log)}",
                                 hint=f"see {relay.log}")
 
     def end(self, lock: str) -> None:
