@@ -34,7 +34,7 @@ class Relays:
             mine.callback(os.close, lock)
             program = mine.enter_context(open(PROGRAM, "rb")).fileno()
             ended, ready = os.pipe()
-            mine.callback(os.close, ended)
+            told = mine.enter_context(open(ended, "rb"))
             try:
                 argv = [PYTHON, "-I", "-S", f"/proc/self/fd/{program}", relay.name, relay.protocol, relay.address,
                         str(relay.port), *map(str, (listener, qemu, ready))]
@@ -46,7 +46,7 @@ class Relays:
             if not poller.poll(READY_S * 1000):
                 self.end(relay.lock)
                 raise TimedOut(f"the relay of '{relay.name}' does not begin", hint=f"see {relay.log}")
-            if not os.read(ended, 1):
+            if not told.read():  # up to its end: it has closed the pipe, too
                 raise PeerError(f"the relay of '{relay.name}' ended: {holders.last_words(relay.log)}",
                                 hint=f"see {relay.log}")
 

@@ -90,7 +90,7 @@ def test_two_hundred_at_once(qemu: Qemu) -> None:
 def test_what_the_machine_refuses_is_refused(qemu: Qemu) -> None:
     where = qemu.serve(free())
     for _ in range(3):
-        with connect(where) as client, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(where) as client:
             client.recv(1)
 
 
