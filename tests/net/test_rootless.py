@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,55 +16,13 @@ from cloudme import index, layout
 from cloudme.model.machine import Nic
 from cloudme.model.names import Name
 from cloudme.store import Store, take_lock
-from tests.net.conftest import NUMBERS, ip
+from tests.net.conftest import ip
 from tests.unit.test_vmrunning import machine
-from tests.users import ACCOUNTS, User, programs
+from tests.users import User
 
 NET_CAPABILITIES = 1 << 10 | 1 << 12 | 1 << 13
 """CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW (linux/capability.h)."""
 PAGE = "from outside"
-
-
-@pytest.fixture
-def outside() -> Iterator[str]:
-    """A network namespace that is the host to the users of the test: behind it is a router that serves a page."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make network namespaces and to become other users")
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK) or not os.stat("/dev/net/tun").st_mode & 0o006:
-        os.chmod("/dev/net/tun", 0o666)  # as udev has it (its 50-udev-default.rules)
-    host, router = (f"cmtest-{os.getpid()}-{next(NUMBERS)}" for _ in range(2))
-    with contextlib.ExitStack() as mine:
-        for name in (host, router):
-            ip("netns", "add", name)
-            mine.callback(ip, "netns", "delete", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", router)
-        for name, address in ((host, "203.0.113.2/24"), (router, "203.0.113.1/24")):
-            ip("-n", name, "address", "add", address, "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-        ip("-n", host, "route", "add", "default", "via", "203.0.113.1")
-        yield host
-        for name in (host, router):
-            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
-            assert left == ""
-
-
-@pytest.fixture
-def users(outside: str) -> Iterator[list[User]]:
-    folder = Path(tempfile.mkdtemp(prefix="cm-users-"))
-    copy = folder / "programs"
-    copy.mkdir()
-    programs(copy)
-    folder.chmod(0o755)
-    within = ["nsenter", f"--net=/run/netns/{outside}"]
-    found = [User.made(name, folder, copy, within) for name in ACCOUNTS]
-    try:
-        yield found
-    finally:
-        for user in found:
-            user.call("cmnet", "stop")
-            assert user.processes() == []
-        shutil.rmtree(folder)
 
 
 def keeper(user: User) -> int:
