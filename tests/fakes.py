@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
+from cloudme.model.confinement import Confinement
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
@@ -36,6 +37,7 @@ class FakeRun:
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         if argv[0] in self.missing:
             raise MissingProgram(argv[0])
@@ -51,7 +53,9 @@ class FakeRun:
             self.daemons[argv[1].partition("=")[2]] = []
         return self.answers.get(argv[0], "")
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         self.calls.append(list(argv))
         return 1
 
@@ -91,6 +95,13 @@ class FakeMonitor:
                 file.write("state")
         else:
             assert os.path.exists(path)
+
+    def give(self, name: str, fd: int) -> None:
+        os.fstat(fd)
+
+    def admit(self, path: str) -> str:
+        assert os.path.exists(path)
+        return "/dev/fdset/1"
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         self.executed.append(status)

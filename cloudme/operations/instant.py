@@ -45,7 +45,7 @@ def start(
     bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
         Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges), networks[machine.nics[0].network].domain, old)
+                                             bridges=bridges, grounds=store.grounds(machine)), networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

@@ -33,7 +33,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
         Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges))
+                                           bridges=bridges, grounds=store.grounds(machine)))
         for machine in stopped
     ])])
     return stopped
