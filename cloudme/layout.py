@@ -18,7 +18,7 @@ MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
 OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", "vm.pid"
-"""Of a machine that stands on an image: one word each, for people and their scripts. The last is there while it runs."""
+"""Of a machine that stands on an image: one word each, for people and their scripts. The last one while it runs."""
 
 CATALOGUE = "catalogue.toml"
 

@@ -291,18 +291,6 @@ class Store(Networks):
             return self.world.warm_run(machine.name)
         return self.world.template_run(machine.name) if machine.is_template else self.world.machine_run(machine.name)
 
-    def grounds(self, machine: Machine) -> tuple[str, ...]:
-        """The folders, and files, on whose disks that of the machine may stand: those that its record names."""
-        found = [os.path.join(self.world.data, base) for base in machine.bases]
-        image = machine.image
-        template = machine.name if machine.is_template or machine.group == WARMING else machine.template
-        if template:
-            found.append(self.world.template(template))
-            image = self.template(template).image
-        if image:
-            found.append(self.world.image_disk(image))
-        return tuple(found)
-
     def is_running(self, machine: Machine) -> bool:
         return index.held(layout.lock(self.folder(machine)))
 

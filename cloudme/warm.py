@@ -79,7 +79,7 @@ def why_not(host: Host, folder: str, machine: Machine, accel: str) -> str | None
 def empty(folder: str, ram_mib: int) -> None:
     """Make the file of the memory, for a QEMU that has no right on anything of ours and opens it anew to write.
 
-    QEMU 7.2 does so even where it will never write: clones, too, have to be able to. The folder is what keeps others out.
+    QEMU 7.2 does so even where it will never write: clones have to be able to, too. The folder keeps others out.
     """
     os.chmod(folder, 0o700)
     with open(os.path.join(folder, layout.RAM), "wb") as ram:

@@ -99,6 +99,9 @@ class FakeMonitor:
     def give(self, name: str, fd: int) -> None:
         os.fstat(fd)
 
+    def join(self, name: str, other: Monitor) -> None:
+        self.executed.append("join")
+
     def admit(self, path: str) -> str:
         assert os.path.exists(path)
         return "/dev/fdset/1"

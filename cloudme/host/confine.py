@@ -1,7 +1,7 @@
 """A thread that gives up what a program shall not have, and then starts it.
 
-In Linux users, capabilities, no_new_privs, seccomp filters and Landlock domains belong to a thread (credentials(7)), and
-a child has those of the thread that made it. So a thread of its own confines itself, starts the program, and ends;
+In Linux users, capabilities, no_new_privs, seccomp filters and Landlock domains belong to a thread (credentials(7)),
+and a child has those of the thread that made it. So a thread of its own confines itself, starts the program, and ends;
 the others stay what they are. That is why libc's setresuid is not called: it changes all threads (nptl(7)).
 """
 

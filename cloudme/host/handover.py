@@ -99,7 +99,7 @@ def _chain(path: str, launch: Launch) -> list[str]:
     while backing := _backing(path):
         path = os.path.normpath(os.path.join(os.path.dirname(path), backing.name))
         if not _permitted(path, launch.grounds) or backing.format not in (None, "qcow2") or len(found) == DEPTH_MAX:
-            raise NotPermitted(f"the disk of '{launch.name}' says that it stands on {path}, which is not for it to read",
+            raise NotPermitted(f"the disk of '{launch.name}' says that it stands on {path}, which it may not read",
                                hint="its own head says so, which the machine can write: do not trust this disk")
         found.append(path)
     return found

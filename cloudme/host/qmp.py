@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudme.errors import Busy, NotFound, PeerError, TimedOut
+from cloudme.model.ports import Monitor
 
 T = TypeVar("T")
 
@@ -92,6 +94,11 @@ class QmpMonitor:
     def give(self, name: str, fd: int) -> None:
         self._client.send_fd_scm(fd)
         self.execute("getfd", fdname=name)
+
+    def join(self, name: str, other: Monitor) -> None:
+        for monitor, end in zip((self, other), socket.socketpair(), strict=True):
+            with end:
+                monitor.give(name, end.fileno())
 
     def admit(self, path: str) -> str:
         """A set of two: QEMU opens a disk anew, the other way, when what may be done to it changes."""

@@ -57,6 +57,9 @@ class Monitor(Protocol):
     def give(self, name: str, fd: int) -> None:
         """Likewise a copy of our descriptor `fd`."""
 
+    def join(self, name: str, other: Monitor) -> None:
+        """Connect this QEMU with another: both know it as `fd:<name>`."""
+
     def admit(self, path: str) -> str:
         """Let QEMU read and write the file `path`, and return the name by which it may open it."""
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -163,10 +162,7 @@ class Moment:
             {"capability": name, "state": name != "x-ignore-shared"}  # which it has on where it is a clone itself
             for name in ("events", "pause-before-switchover", "x-ignore-shared")])
         source.execute("migrate-set-parameters", **{"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_MS})
-        for monitor, end in zip((keeper, source), pair := socket.socketpair(), strict=True):
-            monitor.give("memory", end.fileno())
-        for end in pair:
-            end.close()
+        keeper.join("memory", source)
         keeper.execute("migrate-incoming", uri="fd:memory")
         try:
             source.execute("migrate", uri="fd:memory")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloudme import layout, seed
+from cloudme import layout, place, seed
 from cloudme.errors import PeerError
 from cloudme.model import identity, warm
 from cloudme.model.hostconfig import Settings
@@ -44,8 +44,8 @@ def start(
     networks = store.networks_of(settings, machines)
     bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
-        Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges, grounds=store.grounds(machine)), networks[machine.nics[0].network].domain, old)
+        Restore(store, machine, place.of(store, machine, accel=accel, bridges=bridges),
+                networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

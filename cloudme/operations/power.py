@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import layout
+from cloudme import layout, place
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -32,9 +32,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges, grounds=store.grounds(machine)))
-        for machine in stopped
+        Start(store, machine, place.of(store, machine, accel=accel, bridges=bridges)) for machine in stopped
     ])])
     return stopped
 

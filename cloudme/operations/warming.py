@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cloudme import index, layout, seed, warm
+from cloudme import index, layout, place, seed, warm
 from cloudme.errors import Busy, CommandFailed, NotFound, UsageError
 from cloudme.formats import render
 from cloudme.model.machine import WARMING, Machine, Template
@@ -141,8 +141,7 @@ class Make:
         host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", os.path.join(folder, DISK)])
         warm.empty(folder, machine.shape.ram_mib)
         seed.write(host, self.store, machine, {self.network.name: self.network})
-        return launch.Place(folder=folder, run=world.warm_run(self.template.name), accel=self.accel, bridges={},
-                            grounds=self.store.grounds(machine))
+        return place.of(self.store, machine, accel=self.accel, bridges={})
 
     def _rest(self, host: Host, place: launch.Place) -> None:
         """Wait until nothing starts any more, scrub, and leave the process that gives each clone its identity."""
