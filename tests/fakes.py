@@ -23,7 +23,7 @@ from cloudme.store import take_lock
 
 @dataclass
 class FakeRun:
-    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv.
+    """Records argv; answers by program name; `qemu-img create`, `convert` make the file. `fail` raises for a word.
 
     given: what came on stdin. daemons: the signals that each dnsmasq got, by its configuration file.
     """
@@ -46,7 +46,7 @@ class FakeRun:
         for word, error in self.fail.items():
             if any(word in argument for argument in argv):
                 raise error
-        if list(argv[:2]) == ["qemu-img", "create"]:
+        if argv[0] == "qemu-img" and argv[1] in ("create", "convert"):
             with open([word for word in argv[2:] if os.path.isabs(word)][-1], "w", encoding="ascii") as file:
                 file.write("qcow2")
         if argv[0] == "dnsmasq":
