@@ -169,6 +169,7 @@ def _landlock(reach: Reach) -> int:
         for path in reach.readable:
             with contextlib.suppress(FileNotFoundError):
                 _allow(rules, path, READS & handled)
+        _allow(rules, "/proc", READ_DIR)  # no file of it: subprocess looks into /proc/self/fd for what to close
         for path in reach.writable:
             _allow(rules, path, WRITES & handled)
         for port in reach.ports if abi >= 4 else ():

@@ -34,7 +34,7 @@ NOBODY = 65534
 MAY = ("its own folder: a socket", "random numbers", "its firmware")
 HIDDEN_BY_UID = ("another's disk", "another's disk to write", "another's record", "a private key", "its own record",
                  "its own disk by path", "its own log", "passwords", "root's folder", "another's monitor", "a signal",
-                 "ptrace", "memory", "root")
+                 "what another has open", "ptrace", "memory", "root")
 HIDDEN_FROM_USERS_OWN = ("passwords", "root's folder", "root")
 """What an ordinary user may not, whatever he starts."""
 
