@@ -11,12 +11,12 @@ SHIPPED = $(wildcard README.rst) LICENSE setup.cfg pyproject.toml cloudme bin sb
 SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 
 # What the host has to bring: programs to run, packages of Debian's to be tested.
-RUN_PROGRAMS = python3 python3-venv qemu-system-x86_64 qemu-img dnsmasq nft ip ssh mmdebstrap mke2fs sfdisk gpgv
+RUN_PROGRAMS = python3 python3-venv qemu-system-x86_64 qemu-img dnsmasq nft ip ssh mmdebstrap mke2fs sfdisk gpgv pasta newuidmap
 TEST_PACKAGES = git make bash zsh fish shellcheck groff-base util-linux systemd \
-	openssh-server gpg gpg-agent
+	openssh-server gpg gpg-agent slirp4netns
 TEST = tools/packages $(RUN_PROGRAMS) && tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
-.PHONY: all install uninstall demo test check unit contract net guest bench completions man format help
+.PHONY: all install uninstall demo demo-rootless test check unit contract net guest bench completions man format help
 .SUFFIXES:
 
 all: install
@@ -39,6 +39,10 @@ uninstall: ## undo `make install`; Debian's packages, images and machines stay
 
 demo: install ## from nothing to a configured group of machines, and away again
 	PATH=$(PREFIX)/sbin:$(PREFIX)/bin:$$PATH examples/demo
+
+demo-rootless: ## the same by an ordinary user: no right of root's is needed, but for packages that are missing
+	tools/packages $(RUN_PROGRAMS)
+	python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$(CURDIR)/bin:$(CURDIR)/sbin:$${python%/*}:$$PATH examples/demo
 
 test: ## all tests, from style to real guests
 	$(TEST) -m pytest

@@ -104,7 +104,7 @@ _cloudme_answer() {
 _cloudme_cmcheck() {
     _cloudme_answer '--fix --persist --bridge --nic --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --nic:none --root:folders --realm:realms' \
-        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=apparmor=time*'
+        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=apparmor=time*'
 }
 complete -F _cloudme_cmcheck cmcheck
 

@@ -80,7 +80,7 @@ function __cloudme_at
 end
 
 complete -c cmcheck -f
-complete -c cmcheck -n '__cloudme_at 1+ --bridge --nic --root --realm' -x -a 'qemu programs kvm nested tun bridge nic bridge-nf firewall forwarding bridge-helper ports disk inotify open-files apparmor time'
+complete -c cmcheck -n '__cloudme_at 1+ --bridge --nic --root --realm' -x -a 'qemu programs kvm nested tun bridge nic bridge-nf firewall forwarding bridge-helper ports disk inotify open-files rootless apparmor time'
 complete -c cmcheck -l fix -d 'mend what is safe to mend'
 complete -c cmcheck -l persist -d 'mend it for the time after the next boot, too'
 complete -c cmcheck -l bridge -x -d 'with --persist: make a bridge of this name'

@@ -336,7 +336,7 @@ class FakeOutside:
         self.ran.append(list(argv))
         return ""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
         self.ran.append(list(argv))
         return 1
 
@@ -436,6 +436,7 @@ def host(**parts: Any) -> Host:
         "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
+        "become_root": lambda: None,
     }
     return Host(**{**fakes, **parts})
 

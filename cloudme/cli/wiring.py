@@ -60,6 +60,7 @@ def visiting(world: World) -> Host:
 
     outside = _outside(world)
     if world.rootless:
+        os.makedirs(world.data, mode=0o700, exist_ok=True)  # his machines are nobody else's business
         if not _inside(world):
             rootless.fresh()
     elif world.realm and realm.exists(world.namespace):
@@ -97,7 +98,7 @@ def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Itera
 
 def staying(world: World) -> Host:
     """The adapters in the host's own namespace: packages come from elsewhere."""
-    return _adapters(world, _here())
+    return _adapters(world, _outside(world))
 
 
 def _inside(world: World) -> bool:
@@ -145,7 +146,21 @@ def abandon(world: World) -> list[Step]:
 
 
 def _adapters(world: World, outside: Outside) -> Host:
-    from cloudme.host import agent, clock, download, files, iso, keys, netlink, playbook, qemu, run, ssh, streams
+    from cloudme.host import (
+        agent,
+        clock,
+        download,
+        files,
+        iso,
+        keys,
+        netlink,
+        playbook,
+        qemu,
+        rootless,
+        run,
+        ssh,
+        streams,
+    )
 
     runner = run.Programs()
     net = netlink.Links(outside)
@@ -153,5 +168,5 @@ def _adapters(world: World, outside: Outside) -> Host:
         run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, shell=ssh.Ssh(), agent=agent.GuestAgent(),
         streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
         iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
-        synchronised=clock.synchronised,
+        synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from cloudme import errors
 from cloudme.errors import Busy, CloudMeError, CommandFailed, HostUnavailable, NotPermitted, UsageError
-from cloudme.host import bridgehelper
+from cloudme.host import bridgehelper, rootless
 from cloudme.host.run import Programs
 
 ANSWER_BYTES = 1 << 16
 LISTEN_BACKLOG = 128
+NET = "NET"
 READY_S = 10
 """What a program gets to serve: it does in moments."""
 
@@ -54,15 +55,25 @@ class Here:
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         return self._run(argv, timeout_s=timeout_s)
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
         reading, writing = os.pipe()
-        try:
-            pid = self._run.spawn([*argv, f"{ready}{writing}"], stdout=stdout, fds=[writing])
-        finally:
-            os.close(writing)
-        with open(reading, "rb", buffering=0) as pipe:
+        number, told = os.pipe()
+        child = os.fork()
+        if child == 0:  # setns(2) cannot be taken back
+            try:
+                net = os.open(f"/proc/{among}/ns/net", os.O_RDONLY)
+                rootless.enter_user(among)
+                words = [f"/proc/self/fd/{net}" if word == NET else word for word in argv[1:]]
+                pid = self._run.spawn([argv[0], f"{ready}{writing}", *words], stdout=stdout, fds=[writing, net])
+                os.write(told, str(pid).encode())
+            finally:
+                os._exit(0)
+        for descriptor in (writing, told):
+            os.close(descriptor)
+        os.waitpid(child, 0)
+        with open(reading, "rb", buffering=0) as pipe, open(number, encoding="ascii") as pid_pipe:
             if select.select([pipe], [], [], READY_S)[0] and pipe.read(1):
-                return pid
+                return int(pid_pipe.read())
         raise CommandFailed(f"{os.path.basename(argv[0])} does not serve: {_tail(stdout)}", hint=f"see {stdout}")
 
 
@@ -93,8 +104,8 @@ class Twin:
         said, _ = self._ask("run", list(argv), timeout_s=timeout_s)
         return str(said)
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
-        pid, _ = self._ask("spawn", list(argv), stdout=stdout, ready=ready)
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
+        pid, _ = self._ask("spawn", list(argv), stdout=stdout, ready=ready, among=among)
         return int(pid)
 
     def _descriptor(self, what: str, *arguments: Any) -> int:
@@ -157,6 +168,8 @@ def _answer(line: socket.socket, here: Here, what: str, arguments: Sequence[Any]
 
 
 def _tail(path: str) -> str:
+    if not os.path.exists(path):
+        return "it did not start"
     with open(path, encoding="utf-8", errors="replace") as file:
         return next(iter(file.read().splitlines()[-1:]), "it said nothing")
 

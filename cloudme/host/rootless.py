@@ -11,21 +11,25 @@ import contextlib
 import ctypes
 import errno
 import os
+import pwd
 import struct
 from collections.abc import Iterator
 
 from cloudme.errors import HostUnavailable, NotPermitted
 from cloudme.host import realm
 from cloudme.layout import World
+from cloudme.model.ports import Outside
 
 CLONE_NEWUSER = 0x10000000
 """linux/sched.h."""
-NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 10, 12, 13
+NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN = 10, 12, 13, 21
 KEPT = (NET_BIND_SERVICE, NET_ADMIN, NET_RAW)
 CAPABILITY_VERSION_3 = 0x20080522
 """linux/capability.h."""
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 """linux/prctl.h."""
+IDS_MIN = 65535
+"""Debian's own users, nobody (65534) among them, but for root (Debian Policy, 9.2.2)."""
 
 
 def keepers(world: World) -> Iterator[int]:
@@ -59,13 +63,24 @@ def enter(pid: int) -> bool:
         os.close(own)
         realm.call("setns", user, CLONE_NEWUSER)
         realm.call("setns", net, realm.CLONE_NEWNET)
-        _keep()
+        _keep(*KEPT)
     except OSError as error:
         raise _told(error) from error
     finally:
         os.close(user)
         os.close(net)
     return True
+
+
+def enter_user(pid: int) -> None:
+    """Only the user namespace of process `pid`, with what a program needs to make links in its network namespace.
+
+    Raises:  OSError.
+    """
+    user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    realm.call("setns", user, CLONE_NEWUSER)
+    os.close(user)
+    _keep(NET_ADMIN, SYS_ADMIN)
 
 
 def fresh() -> None:
@@ -77,21 +92,53 @@ def fresh() -> None:
         for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{file}", "w", encoding="ascii") as proc:
                 proc.write(text)
-        _keep()
+        _keep(*KEPT)
         realm.up("lo")
     except OSError as error:
         raise _told(error) from error
 
 
-def _keep() -> None:
+def become_root(outside: Outside) -> None:
+    """Make this process, which has one thread, root in a user namespace of its own, over the user's subordinate ids.
+
+    It stays in the network that it is in. Nothing for who is root. Raises NotPermitted, MissingProgram.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        return
+    user = pwd.getpwuid(uid).pw_name
+    ranges = [_subordinate(f"/etc/sub{kind}", user, uid) for kind in ("uid", "gid")]
+    try:
+        realm.call("unshare", CLONE_NEWUSER)
+        for program, own, (first, count) in zip(("newuidmap", "newgidmap"), (uid, gid), ranges, strict=True):
+            outside.run([program, *map(str, (os.getpid(), 0, own, 1, 1, first, count))])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise _told(error) from error
+
+
+def _subordinate(path: str, user: str, uid: int) -> tuple[int, int]:
+    """First and number of a user's subordinate ids (subuid(5)). Raises NotPermitted where there are too few."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            name, first, count = line.strip().split(":")
+            if name in (user, str(uid)) and int(count) >= IDS_MIN:
+                return int(first), int(count)
+    raise NotPermitted(f"{path} gives '{user}' no {IDS_MIN} ids: packages have files of several users",
+                       hint=f"an administrator gives them: usermod --add-subuids 100000-165535 "
+                            f"--add-subgids 100000-165535 {user}")
+
+
+def _keep(*capabilities: int) -> None:
     """Let programs that are started inside keep these capabilities (capabilities(7), ambient)."""
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(24)
     realm.call("capget", header, sets)
     effective, permitted, _, *high = struct.unpack("6I", sets.raw)
-    inheritable = sum(1 << capability for capability in KEPT)
+    inheritable = sum(1 << capability for capability in capabilities)
     realm.call("capset", header, struct.pack("6I", effective, permitted, inheritable, *high))
-    for capability in KEPT:
+    for capability in capabilities:
         realm.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 

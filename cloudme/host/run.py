@@ -25,7 +25,8 @@ KEPT = ("HOME", "TERM", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY
         "http_proxy", "https_proxy", "no_proxy")
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "dnsmasq": "dnsmasq-base", "nft": "nftables",
-    "mmdebstrap": "mmdebstrap", "ssh": "openssh-client", "mke2fs": "e2fsprogs", "sfdisk": "fdisk",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap", "newgidmap": "uidmap", "ssh": "openssh-client", "mke2fs": "e2fsprogs", "sfdisk": "fdisk",
 }
 """Which Debian package brings a program, where the names differ."""
 

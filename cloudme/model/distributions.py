@@ -8,18 +8,19 @@ PACKAGES = {
     "debian": {
         "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "dnsmasq": "dnsmasq-base", "nft": "nftables",
         "ip": "iproute2", "ssh": "openssh-client", "mke2fs": "e2fsprogs", "sfdisk": "fdisk",
-        "qemu-bridge-helper": "qemu-system-common",
+        "pasta": "passt", "newuidmap": "uidmap", "qemu-bridge-helper": "qemu-system-common",
     },
     "alpine": {
         "qemu-system-x86_64": "qemu-system-x86_64", "qemu-img": "qemu-img", "dnsmasq": "dnsmasq", "nft": "nftables",
         "ip": "iproute2", "ssh": "openssh-client-default", "mke2fs": "e2fsprogs", "sfdisk": "sfdisk",
-        "qemu-bridge-helper": "qemu-bridge-helper", "python3-venv": "python3", "gpgv": "gnupg", "mmdebstrap": "",
+        "pasta": "passt", "newuidmap": "shadow-uidmap", "qemu-bridge-helper": "qemu-bridge-helper",
+        "python3-venv": "python3", "gpgv": "gnupg", "mmdebstrap": "",
     },
     "arch": {
         "qemu-system-x86_64": "qemu-base", "qemu-img": "qemu-img", "dnsmasq": "dnsmasq", "nft": "nftables",
         "ip": "iproute2", "ssh": "openssh", "mke2fs": "e2fsprogs", "sfdisk": "util-linux",
-        "qemu-bridge-helper": "qemu-base", "python3": "python", "python3-venv": "python", "gpgv": "gnupg",
-        "mmdebstrap": "",
+        "pasta": "passt", "newuidmap": "shadow", "qemu-bridge-helper": "qemu-base", "python3": "python",
+        "python3-venv": "python", "gpgv": "gnupg", "mmdebstrap": "",
     },
 }
 """Distribution -> program -> package; '' where it has none."""

@@ -184,9 +184,12 @@ class Outside(Protocol):
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         """See `Run`."""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str) -> int:
-        """See `Run.spawn`. It returns once the program serves, which it tells by writing to the descriptor whose number
-        we add to its option `ready`, as '--ready-fd='. Raises CommandFailed where it does not."""
+    def spawn(self, argv: Sequence[str], *, stdout: str, ready: str, among: int) -> int:
+        """See `Run.spawn`. It may make links in the network namespace of process `among`; its path replaces a word NET.
+
+        ready:   its option that takes the number of a descriptor, to which it writes when it serves: we wait for that.
+        Raises:  CommandFailed where it does not.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,4 +399,6 @@ class Host:
     files: Files
     now: Callable[[], float]
     synchronised: Callable[[], bool]
+    become_root: Callable[[], None]
+    """In a user namespace of this process's own. Nothing for root. Raises NotPermitted, MissingProgram."""
 

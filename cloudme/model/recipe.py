@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cloudme.errors import UsageError
@@ -39,6 +39,10 @@ PACKAGES = (
     "iproute2", "iputils-ping", "ca-certificates", "less", "openssh-server",
     "python3", "cloud-init", "qemu-guest-agent", "sudo",
 )
+
+NODES = {"console": (5, 1), "full": (1, 7), "null": (1, 3), "ptmx": (5, 2), "random": (1, 8), "tty": (5, 0),
+         "urandom": (1, 9), "zero": (1, 5)}
+"""Of /dev, before anything is mounted there: major and minor (Linux, Documentation/admin-guide/devices.txt)."""
 
 USER = "debian"
 """Whom Debian's cloud-init lets in where nobody else is named (its cloud.cfg, default_user)."""
@@ -372,6 +376,17 @@ def mke2fs_argv(recipe: Recipe, tree: str, raw: str) -> list[str]:
         "-E", f"offset={offset},lazy_itable_init=0,assume_storage_prezeroed=1,nodiscard", "-d", tree,
         raw, f"{(recipe.disk_bytes - offset) // 1024}k",
     ]
+
+
+def nodes_script(names: Iterable[str]) -> str:
+    """debugfs(8), input: device nodes, which only the real root can make in a folder. The kernel opens /dev/console."""
+    lines = [f"mknod {name} c {major} {minor}\nset_inode_field {name} mode 020666"
+             for name, (major, minor) in NODES.items() if name in names]
+    return "\n".join(["cd /dev", *lines]) + "\n"
+
+
+def debugfs_argv(raw: str) -> list[str]:
+    return ["debugfs", "-w", "-f", "-", f"{raw}?offset={FIRST_SECTOR * SECTOR_BYTES}"]
 
 
 def sfdisk_script(recipe: Recipe) -> str:

@@ -13,6 +13,7 @@ import pytest
 from cloudme.errors import AlreadyExists, NotFound, SpecError
 from cloudme.host.run import Programs
 from cloudme.layout import World
+from cloudme.model import recipe as recipes
 from cloudme.model.machine import Image
 from cloudme.model.names import Name
 from cloudme.model.steps import Transaction
@@ -125,3 +126,19 @@ def test_no_file_is_told(store: Store, tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(NotFound):
             add(store, path)
+
+
+def test_nodes_of_dev_are_made_without_root(tmp_path: Path) -> None:
+    """An image that a user builds has them, too: the kernel opens /dev/console before anything is mounted there."""
+    recipe = replace(recipes.debian(), disk_bytes=32 << 20)
+    tree, raw = tmp_path / "tree", str(tmp_path / "raw")
+    (tree / "dev").mkdir(parents=True)
+    with open(raw, "wb") as disk:
+        disk.truncate(recipe.disk_bytes)
+    run(recipes.mke2fs_argv(recipe, str(tree), raw))
+    run(recipes.debugfs_argv(raw), stdin=recipes.nodes_script(recipes.NODES).encode())
+    name = recipes.debugfs_argv(raw)[-1]
+    for node, (major, minor) in recipes.NODES.items():
+        said = run(["debugfs", "-R", f"stat /dev/{node}", name])
+        assert "Type: character special    Mode:  0666" in said
+        assert f"{major:02}:{minor:02}" in said

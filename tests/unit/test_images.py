@@ -148,12 +148,30 @@ def test_a_disk_in_the_cache_is_taken_instead_of_built(store: Store, tmp_path: P
     assert files(store) == ["debian.json", "debian.qcow2"]
 
 
-def test_whoever_is_not_root_is_told_before_anything_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_not_root_becomes_it_first_in_a_namespace_or_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(NotPermitted, match="takes root") as caught:
-        build(store, BuildingRun())
-    assert "sudo" in str(caught.value.hint)
+    refused = NotPermitted("no ids", hint="usermod")
+
+    def refuse() -> None:
+        raise refused
+
+    run = BuildingRun()
+    with pytest.raises(NotPermitted, match="no ids"), \
+            Transaction(fakes.host(run=run, become_root=refuse), lambda line: None) as transaction:
+        images.build(transaction, store, Name("debian"), DEBIAN, sources=[], cache=None)
     assert files(store) == []
+    assert run.calls == []
+    said = build(store, BuildingRun())
+    assert said.index("be root in a user namespace, over this user's subordinate ids") == 1
+    assert files(store) == ["debian.json", "debian.qcow2"]
+
+
+def test_device_nodes_that_only_root_can_make_are_written_into_the_disk() -> None:
+    script = recipes.nodes_script(["console", "null"])
+    assert script == ("cd /dev\nmknod console c 5 1\nset_inode_field console mode 020666\n"
+                      "mknod null c 1 3\nset_inode_field null mode 020666\n")
 
 
 def test_too_little_room_is_told_before_anything_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from cloudme.errors import (
     CommandFailed,
     MissingProgram,
     NotFound,
-    NotPermitted,
     SpecError,
     StoreError,
 )
@@ -29,6 +28,7 @@ from cloudme.model.steps import Step, Transaction
 from cloudme.model.units import GIB, human
 from cloudme.operations.images.pulling import Adopt, Fetch, Part, promised, verifiable
 from cloudme.operations.images.steps import (
+    BecomeRoot,
     Clean,
     Copy,
     Finish,
@@ -89,6 +89,7 @@ def build(
         plan.append(Take(work, kept))
     else:
         _check_build(transaction.host, store)
+        plan += [BecomeRoot()] if os.geteuid() else []
         plan += [Packages(work, recipe, tuple(sources)), Finish(work, recipe), MakeDisk(work, recipe)]
         plan += [Keep(work, kept)] if kept else []
     transaction.apply([*plan, Publish(work, image), Clean(work)])
@@ -199,9 +200,6 @@ def _now(host: Host) -> str:
 
 
 def _check_build(host: Host, store: Store) -> None:
-    if os.geteuid() != 0:
-        raise NotPermitted("building an image takes root: packages are unpacked and configured as root would",
-                           hint="sudo cmimage build ..., or cmimage add NAME FILE")
     for program, package in PROGRAMS.items():
         if host.run.find(program) is None:
             raise MissingProgram(program, package=package)

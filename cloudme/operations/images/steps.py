@@ -81,6 +81,20 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class BecomeRoot:
+    """Packages are unpacked and configured as root would."""
+
+    def describe(self) -> str:
+        return "be root in a user namespace, over this user's subordinate ids"
+
+    def do(self, host: Host) -> None:
+        host.become_root()
+
+    def undo(self, host: Host) -> None:
+        """The namespace ends with this command."""
+
+
+@dataclass(frozen=True, slots=True)
 class Packages(Done):
     recipe: Recipe
     sources: tuple[str, ...]
@@ -135,6 +149,8 @@ class MakeDisk(Done):
         with reported(raw), open(raw, "wb") as disk:
             disk.truncate(self.recipe.disk_bytes)
         host.run(recipes.mke2fs_argv(self.recipe, self.work.tree, raw), timeout_s=BUILD_TIMEOUT_S)
+        if missing := [name for name in recipes.NODES if not os.path.exists(os.path.join(self.work.tree, "dev", name))]:
+            host.run(recipes.debugfs_argv(raw), stdin=recipes.nodes_script(missing).encode())
         host.run(["sfdisk", "--quiet", "--no-tell-kernel", raw], stdin=recipes.sfdisk_script(self.recipe).encode())
         with reported(raw), open(raw, "r+b") as disk:
             with open(os.path.join(grub, "boot.img"), "rb") as boot:

@@ -80,10 +80,9 @@ class Connect:
 
     def _slirp(self, host: Host) -> str:
         pid = host.outside.spawn([
-            "slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox",
-            "--enable-seccomp", f"--userns-path=/proc/{os.getpid()}/ns/user", "--netns-type=path",
-            f"/proc/{os.getpid()}/ns/net", LINK,
-        ], stdout=self.world.uplink("log"), ready="--ready-fd=")
+            "slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback",
+            "--enable-seccomp", "--netns-type=path", "NET", LINK,
+        ], stdout=self.world.uplink("log"), ready="--ready-fd=", among=os.getpid())
         write_atomic(self.world.uplink("pid"), f"{pid}\n")
         return SLIRP_DNS
 
