@@ -6,6 +6,7 @@ All of it twice: started by root, as a user of the machine's own, and by an ordi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -216,6 +217,19 @@ def test_the_pid_is_told_while_it_lives_and_the_display_answers(place: launch.Pl
             assert viewer.recv(3) == b"RFB"
         real.kill(f"{place.folder}/lock")
         assert not told.exists()
+
+
+def test_a_display_at_a_port_answers(place: launch.Place) -> None:
+    disk(Path(place.folder, "disk.qcow2"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    real = qemu.Qemu(Programs(), fakes.FakeNet())
+    real.start(launch.of(dataclasses.replace(confined.machine(0), vnc_port=port), place))
+    with real.monitor(f"{place.run}/qmp.0") as monitor:
+        monitor.execute("query-vnc")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as viewer:
+        assert viewer.recv(3) == b"RFB"
 
 
 def test_a_disk_changes_under_a_machine_that_runs(place: launch.Place) -> None:
