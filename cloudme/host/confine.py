@@ -96,12 +96,13 @@ def foreign(uid: int) -> bool:
 
 
 def kvm_groups(path: str = "/dev/kvm") -> tuple[int, ...]:
-    """The group that a user must be in to use KVM; none where all may, or there is none."""
-    try:
-        state = os.stat(path)
-    except OSError:
+    """The group that a user must be in to use KVM; none where all may. Never root's: HostUnavailable."""
+    state = os.stat(path)
+    if state.st_mode & 0o006 == 0o006:
         return ()
-    return () if state.st_mode & stat.S_IROTH and state.st_mode & stat.S_IWOTH else (state.st_gid,)
+    if state.st_gid == 0 or state.st_mode & 0o060 != 0o060:
+        raise HostUnavailable(f"nobody but root may use {path}", hint=f"chgrp kvm {path}; chmod 660 {path}")
+    return (state.st_gid,)
 
 
 def landlock_abi() -> int:

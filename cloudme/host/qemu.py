@@ -181,8 +181,8 @@ def _own_uid(launch: Launch) -> int | None:
 
 
 def _confinement(launch: Launch, uid: int | None, binary: str) -> Confinement:
-    return Confinement(uid=uid, groups=confine.kvm_groups() if launch.accel == "kvm" else (),
-                       reach=files.reach(launch, binary, layout.own(launch.run_folder)))
+    groups = confine.kvm_groups() if uid is not None and launch.accel == "kvm" else ()
+    return Confinement(uid=uid, groups=groups, reach=files.reach(launch, binary, layout.own(launch.run_folder)))
 
 
 def _check_frozen(launch: Launch) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cloudme.errors import CommandFailed, NotPermitted
+from cloudme.errors import CommandFailed, HostUnavailable, NotPermitted
 from cloudme.host import confine, qemu
 from cloudme.host.run import Programs
 from cloudme.model import identity
@@ -152,6 +152,22 @@ def test_one_port_may_be_listened_on_where_there_is_one() -> None:
     for how in (reach(ports=(port,)), reach()):
         with pytest.raises(CommandFailed, match="PermissionError"):
             python(how, code.format(wrong))
+
+
+def test_the_group_of_kvm_is_never_roots(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a file to a group")
+    device = tmp_path / "kvm"
+    device.touch()
+    for mode, group, groups in ((0o666, 0, ()), (0o660, 104, (104,))):
+        device.chmod(mode)
+        os.chown(device, 0, group)
+        assert confine.kvm_groups(str(device)) == groups
+    for mode, group in ((0o660, 0), (0o600, 104)):
+        device.chmod(mode)
+        os.chown(device, 0, group)
+        with pytest.raises(HostUnavailable, match="nobody but root"):
+            confine.kvm_groups(str(device))
 
 
 # what QEMU inherits
