@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cloudme.host import qemu
+from cloudme.host import holders, qemu
 from cloudme.host.run import Programs
 from cloudme.model.confinement import Confinement
 from cloudme.model.machine import Access, Disk, Machine, Shape
@@ -126,7 +126,7 @@ def started(home: Path, number: int) -> Iterator[Started]:
     real.start(launch.of(machine(number), place))
     assert run.confinement
     try:
-        yield Started(folder, qemu._open_by(str(folder / "lock")), run.confinement)
+        yield Started(folder, holders.open_by(str(folder / "lock")), run.confinement)
     finally:
         real.kill(str(folder / "lock"))
 

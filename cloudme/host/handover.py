@@ -16,6 +16,7 @@ from cloudme.errors import NotPermitted
 from cloudme.formats import evidence, qcow2
 from cloudme.model.launch import Launch
 from cloudme.qemu import files
+from cloudme.store import reported
 
 DEPTH_MAX = 200
 """Disks that one may stand on: each fork adds one, and QEMU keeps all of them open."""
@@ -70,13 +71,12 @@ def word(mine: contextlib.ExitStack) -> tuple[int, int]:
     return ours, its
 
 
-def tell_pid(path: str, pid: int, descriptors: tuple[int, int]) -> None:
-    """Make `path` the link that is meant by `word`."""
-    ours, its = descriptors
-    os.write(ours, f"{pid}\n".encode())
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    os.symlink(f"/proc/{pid}/fd/{its}", path)
+def link(path: str, target: str) -> None:
+    """Make `path` a link to `target`, whatever it was."""
+    with reported(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.symlink(target, path)
 
 
 def _own(launch: Launch, uid: int | None) -> int:
@@ -87,9 +87,7 @@ def _own(launch: Launch, uid: int | None) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if uid is not None:
         os.fchown(fd, uid, uid)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(launch.vnc)
-    os.symlink(os.path.relpath(os.path.join(path, os.path.basename(launch.vnc)), launch.run_folder), launch.vnc)
+    link(launch.vnc, os.path.join(os.path.basename(path), os.path.basename(launch.vnc)))
     return fd
 
 

@@ -6,18 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from cloudme.model.confinement import Confinement
+from cloudme.model.guestports import Agent as Agent
+from cloudme.model.guestports import Ended as Ended
+from cloudme.model.guestports import HostReport as HostReport
+from cloudme.model.guestports import Json as Json
+from cloudme.model.guestports import Line as Line
+from cloudme.model.guestports import Playbooks as Playbooks
+from cloudme.model.guestports import Progress as Progress
+from cloudme.model.guestports import Shell as Shell
+from cloudme.model.guestports import Streams as Streams
+from cloudme.model.guestports import Target as Target
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
-from cloudme.model.shell import Ended as Ended
-from cloudme.model.shell import Progress as Progress
-from cloudme.model.shell import Shell as Shell
-from cloudme.model.shell import Target as Target
-
-Json = Any
-"""What json.loads returns."""
 
 
 class Run(Protocol):
@@ -111,6 +114,35 @@ class Power:
     monitor: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """A process that takes what comes to a port of the host's to a machine.
+
+    lock, log: its files. machine: the lock of the machine, with whose QEMU it ends. address, port: the machine's.
+    """
+
+    name: str
+    protocol: Literal["tcp", "udp"]
+    address: str
+    port: int
+    lock: str
+    log: str
+    machine: str
+
+
+class Relays(Protocol):
+    """Those processes."""
+
+    def start(self, relay: Relay, listener: int) -> None:
+        """Start one that serves the socket `listener`, and return when it does. The caller closes its own copy.
+
+        Raises:  Busy where its lock is held, or the machine does not run; PeerError with its last words where it ended.
+        """
+
+    def end(self, lock: str) -> None:
+        """End the one that holds `lock`, and return when its port is free. Nobody there: nothing."""
+
+
 class Net(Protocol):
     """The links of the realm that this process is in."""
 
@@ -196,65 +228,6 @@ class Outside(Protocol):
         """
 
 
-class Agent(Protocol):
-    """The QEMU guest agent of one machine."""
-
-    def ping(self, socket: str, *, timeout_s: float) -> bool:
-        """True once the agent answers; False at the deadline or when QEMU goes."""
-
-    def execute(
-        self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60
-    ) -> Ended:
-        """Run a program in the guest. Raises TimedOut, PeerError where the agent says no or goes."""
-
-    def line(self, socket: str) -> AbstractContextManager[Line]:
-        """Connect to a port that somebody of ours serves in the guest. Raises PeerError where QEMU has gone."""
-
-
-class Line(Protocol):
-    """A connection on which one line of JSON is answered by another."""
-
-    def tell(self, question: Json, *, timeout_s: float) -> Json:
-        """Raises TimedOut where nobody answers, PeerError where the connection closes."""
-
-
-class Streams(Protocol):
-    """Our own stdin and stdout, joined to something."""
-
-    def console(self, path: str, *, timeout_s: float | None = None) -> None:
-        """Join them to the socket `path` until its other end closes, or Ctrl-] is typed on a terminal.
-
-        timeout_s: leave, too, when stdin has ended and nothing came for so long.
-        Raises:    NotFound where nobody listens.
-        """
-
-    def relay(self, address: str, port: int) -> None:
-        """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
-
-
-class Playbooks(Protocol):
-    """Ansible."""
-
-    def run(
-        self, playbook: str, inventory: Mapping[str, Json], *, hosts: Sequence[str], say: Callable[[str], None],
-    ) -> Mapping[str, HostReport]:
-        """Apply one playbook to these of the inventory's hosts and to no other; return a report for each of them."""
-
-    def check(self, playbooks: Sequence[str]) -> None:
-        """Raises SpecError, in Ansible's words, a line for each that cannot be read."""
-
-    def cancel(self) -> None:
-        """End what runs in other threads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport:
-    """How a playbook ended on one machine: 'ok', 'changed' or 'failed'; `message` is that of the failing task."""
-
-    status: str
-    message: str = ""
-
-
 class Download(Protocol):
     """Files from http and https servers.
 
@@ -332,6 +305,7 @@ class Host:
     qemu: Hypervisor
     net: Net
     outside: Outside
+    relays: Relays
     shell: Shell
     agent: Agent
     streams: Streams

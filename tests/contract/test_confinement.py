@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from cloudme.errors import CommandFailed, HostUnavailable, NotPermitted
-from cloudme.host import confine, qemu
+from cloudme.host import confine, holders, qemu
 from cloudme.host.run import Programs
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement, Reach
@@ -277,7 +277,7 @@ def test_memory_is_a_file_that_no_user_of_ours_owns(place: launch.Place) -> None
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     version = real.version()
     real.start(launch.of(confined.machine(0), place, launch.Ram(path=f"{home}/warm/ram", qemu=version, use="clone")))
-    pid = qemu._open_by(f"{place.folder}/lock")
+    pid = holders.open_by(f"{place.folder}/lock")
     mapped = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if line.endswith("warm/ram")]
     assert mapped and all(line.split()[1].endswith("p") for line in mapped)
 
