@@ -18,8 +18,7 @@ MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
 OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", "vm.pid"
-"""Of a machine that stands on an image: one word each, for people and their scripts. The last is QEMU's own, and there
-while it runs."""
+"""Of a machine that stands on an image: one word each, for people and their scripts. The last one while it runs."""
 
 CATALOGUE = "catalogue.toml"
 
@@ -133,8 +132,9 @@ class World:
         return os.path.join(self.networks, f"{network}.lock")
 
     def dnsmasq(self, network: str, what: str) -> str:
-        """The file dnsmasq.<what> of a network that runs: conf, pid, log."""
-        return os.path.join(self.network_run(network), f"dnsmasq.{what}")
+        """The file dnsmasq.<what> of a network that runs: conf, pid, log. The last two are its own to write."""
+        folder = self.network_run(network)
+        return os.path.join(folder if what == "conf" else own(folder), f"dnsmasq.{what}")
 
     @property
     def private(self) -> bool:
@@ -175,6 +175,11 @@ def lock(folder: str) -> str:
 def maker(folder: str) -> str:
     """The file whose OFD lock is held by the command that makes the thing in `folder`, until it is whole."""
     return os.path.join(folder, "maker")
+
+
+def own(run: str) -> str:
+    """The folder in a run folder that belongs to the program which runs, and to no other. We write nothing into it."""
+    return os.path.join(run, "own")
 
 
 def forward(folder: str, protocol: str, address: str, port: int) -> str:

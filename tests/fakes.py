@@ -15,6 +15,7 @@ from typing import Any
 
 from cloudme import index
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
+from cloudme.model.confinement import Confinement
 from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
@@ -23,7 +24,7 @@ from cloudme.store import take_lock
 
 @dataclass
 class FakeRun:
-    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv.
+    """Records argv; answers by program name; `qemu-img create`, `convert` make the file. `fail` raises for a word.
 
     given: what came on stdin. daemons: the signals that each dnsmasq got, by its configuration file.
     """
@@ -37,6 +38,7 @@ class FakeRun:
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         if argv[0] in self.missing:
             raise MissingProgram(argv[0])
@@ -45,14 +47,16 @@ class FakeRun:
         for word, error in self.fail.items():
             if any(word in argument for argument in argv):
                 raise error
-        if list(argv[:2]) == ["qemu-img", "create"]:
+        if argv[0] == "qemu-img" and argv[1] in ("create", "convert"):
             with open([word for word in argv[2:] if os.path.isabs(word)][-1], "w", encoding="ascii") as file:
                 file.write("qcow2")
         if argv[0] == "dnsmasq":
             self.daemons[argv[1].partition("=")[2]] = []
         return self.answers.get(argv[0], "")
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         self.calls.append(list(argv))
         return 1
 
@@ -92,6 +96,16 @@ class FakeMonitor:
                 file.write("state")
         else:
             assert os.path.exists(path)
+
+    def give(self, name: str, fd: int) -> None:
+        os.fstat(fd)
+
+    def join(self, name: str, other: Monitor) -> None:
+        self.executed.append("join")
+
+    def admit(self, path: str) -> str:
+        assert os.path.exists(path)
+        return "/dev/fdset/1"
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         self.executed.append(status)

@@ -70,7 +70,8 @@ class Launch:
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
     output:    where QEMU's own output goes.              vnc: the socket of the display.
     vnc_port:  the display is at this port of the loopback instead, behind a password that nobody knows yet.
-    pid_file:  written by QEMU, and removed when it ends.
+    pid_file:  a link that leads to its pid, and nowhere when it has ended.
+    grounds:   folders, and files, on whose disks its own may stand.
     firmware_log: what the firmware says, written anew at each start.
     incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
@@ -97,3 +98,4 @@ class Launch:
     plugged: Sequence[Part] = ()
     vnc_port: int | None = None
     pid_file: str | None = None
+    grounds: Sequence[str] = ()

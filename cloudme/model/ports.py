@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
+from cloudme.model.confinement import Confinement
 from cloudme.model.guestports import Agent as Agent
 from cloudme.model.guestports import Ended as Ended
 from cloudme.model.guestports import HostReport as HostReport
@@ -27,10 +28,13 @@ class Run(Protocol):
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         """Wait for the program and return what it printed on stdout."""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
         `fds` are inherited under their own numbers. Returns the pid.
@@ -56,6 +60,15 @@ class Monitor(Protocol):
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
+
+    def give(self, name: str, fd: int) -> None:
+        """Likewise a copy of our descriptor `fd`."""
+
+    def join(self, name: str, other: Monitor) -> None:
+        """Connect this QEMU with another: both know it as `fd:<name>`."""
+
+    def admit(self, path: str) -> str:
+        """Let QEMU read and write the file `path`, and return the name by which it may open it."""
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.

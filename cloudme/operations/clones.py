@@ -221,9 +221,9 @@ class Fill:
                 path, overlay = os.path.join(folder, disk.file), os.path.join(base, blank(index))
                 if os.path.exists(overlay):
                     shutil.copyfile(overlay, path)
-                    os.chmod(path, 0o600)
                 else:
                     host.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size_bytes)])
+                os.chmod(path, 0o600)
             if self.machine.access.seeded:
                 seed.write(host, self.store, self.machine, self.networks)
             if not self.machine.bases:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import forwards, layout
+from cloudme import forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -31,9 +31,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     networks = store.networks_of(settings, stopped)
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           networks=networks))
-        for machine in stopped
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks)) for machine in stopped
     ]), *forwards.opening(store, stopped)])
     return stopped
 
