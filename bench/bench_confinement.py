@@ -34,8 +34,8 @@ def machine() -> Machine:
 
 def seconds(folder: str, *, confined: bool) -> float:
     run = Programs()
-    qemu = Qemu(run, Links(Here(run)), confined=confined)
-    starts = launch.of(machine(), launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", bridges={}))
+    qemu = Qemu(run, Links(Here(run), run), confined=confined)
+    starts = launch.of(machine(), launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", networks={}))
     spent = 0.0
     for _ in range(MANY):
         began = time.perf_counter()

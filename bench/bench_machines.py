@@ -194,9 +194,10 @@ sys.path.insert(0, sys.argv[1])
 from cloudme.host.netlink import Links
 from cloudme.host.outside import Here
 from cloudme.host.run import Programs
-links = Links(Here(Programs()))
+from cloudme.model.launch import TapCard
+links = Links(Here(Programs()), Programs())
 began = time.perf_counter()
-fds = [links.tap("bridge0", "") for _ in range(int(sys.argv[2]))]
+fds = [links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02")]) for _ in range(int(sys.argv[2]))]
 print(time.perf_counter() - began)
 """
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 from cloudme.errors import NotFound
 from cloudme.model.machine import WARMING, Machine
+from cloudme.model.names import Name
+from cloudme.model.network import Network
 from cloudme.qemu.launch import Place
 from cloudme.store import Store
 
 
-def of(store: Store, machine: Machine, *, accel: str, bridges: Mapping[str, str]) -> Place:
-    """bridges: that of each network of its cards."""
-    return Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel, bridges=bridges,
+def of(store: Store, machine: Machine, *, accel: str, networks: Mapping[Name, Network]) -> Place:
+    """networks: those of its cards."""
+    return Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel, networks=networks,
                  grounds=_grounds(store, machine))
 
 

@@ -122,7 +122,7 @@ def started(home: Path, number: int) -> Iterator[Started]:
     folder.chmod(0o755)
     run = Recording()
     real = qemu.Qemu(run, fakes.FakeNet())
-    place = launch.Place(folder=str(folder), run=str(folder / "run"), accel="tcg", bridges={})
+    place = launch.Place(folder=str(folder), run=str(folder / "run"), accel="tcg", networks={})
     real.start(launch.of(machine(number), place))
     assert run.confinement
     try:

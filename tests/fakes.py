@@ -16,7 +16,7 @@ from typing import Any
 from cloudme import index
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.confinement import Confinement
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
 from cloudme.store import take_lock
@@ -165,6 +165,8 @@ class FakeNet:
     holder: str | None = None
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
+    guarded: list[list[Guard | None]] = field(default_factory=list)
+    swept: int = 0
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
@@ -211,8 +213,14 @@ class FakeNet:
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         self.sent.append((address, port, payload))
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        return os.open(os.devnull, os.O_RDWR)
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        return [os.open(os.devnull, os.O_RDWR) for _ in cards]
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        self.guarded.append([card.guard for card in cards])
+
+    def sweep(self) -> None:
+        self.swept += 1
 
     def neighbour(self, address: str) -> str:
         return self.neighbours.get(address, "")

@@ -54,7 +54,8 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         shape=Shape(vcpus=settings.vcpus if args.cpus is None else args.cpus,
                     ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib),
         disk_bytes=units.disk_bytes(args.disk) if args.disk else settings.disk_bytes,
-        vnc_port=args.vnc_port,
+        vnc_port=args.vnc_port, isolate=args.isolate,
+        net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
     )
 
 

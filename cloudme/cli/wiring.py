@@ -164,7 +164,7 @@ def _adapters(world: World, outside: Outside) -> Host:
     )
 
     runner = run.Programs()
-    net = netlink.Links(outside)
+    net = netlink.Links(outside, runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, relays=relays.Relays(runner),
         shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=streams.Standard(),

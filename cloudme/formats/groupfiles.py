@@ -17,7 +17,8 @@ MAX_CARDS = 4
 MAX_DISKS = 7
 """Extra disks of one machine: eight functions of one PCI slot, less the system's (qemu/hardware.py, disk)."""
 
-OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab"
+OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab;iso=yes;rate=100M"
+KEYS = tuple(item.partition("=")[0] for item in OPTIONS.split(";"))
 FORM = f"template:count:group:type[:options], options {OPTIONS}"
 
 
@@ -75,6 +76,8 @@ def _request(line: str, path: str, templates: Container[str], where: str) -> tup
         vcpus=_cpus(options["cpu"]) if "cpu" in options else None,
         extra_disks=_disks(options["dsk"]) if "dsk" in options else (),
         networks=networks(options["net"].split(",")) if "net" in options else (DEFAULT_NETWORK,),
+        isolate=_yes("iso", options.get("iso", "no")),
+        net_rate=units.bit_rate(options["rate"]) if "rate" in options else None,
     )
     return request, options.get("name")
 
@@ -83,7 +86,7 @@ def _options(text: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(";"))):
         key, separator, value = item.partition("=")
-        if key not in ("mem", "cpu", "name", "dsk", "net") or not separator or not value:
+        if key not in KEYS or not separator or not value:
             raise UsageError(f"'{item}' is no option ({OPTIONS})")
         if key in options:
             raise UsageError(f"'{key}' stands twice")
@@ -98,6 +101,12 @@ def networks(names: Sequence[str]) -> tuple[Name, ...]:
     if len(set(names)) < len(names):
         raise UsageError("a machine has one card in a network")
     return tuple(Name(name.strip(), "name of a network") for name in names)
+
+
+def _yes(key: str, text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"{key}={text}: yes or no is wanted")
+    return text == "yes"
 
 
 def _ram(text: str) -> int:

@@ -56,9 +56,9 @@ class Qemu:
             fds = {}
             for listener in (*launch.monitors, *launch.chardevs):
                 fds[listener.role] = mine.enter_context(_listening(listener.path))
-            for tap in launch.taps:
-                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
-                mine.callback(os.close, fds[tap.netdev])
+            for tap, fd in zip(launch.taps, self._net.taps(launch.taps), strict=True):
+                fds[tap.netdev] = fd
+                mine.callback(os.close, fd)
             handover.begin_logs(launch)
             fds |= handover.opened(launch, uid, mine)
             ours, its = handover.word(mine)

@@ -228,3 +228,5 @@ class CloneRequest:
     where: str = "command line"
     networks: tuple[Name, ...] = (DEFAULT_NETWORK,)
     addresses: tuple[str, ...] = ()
+    isolate: bool = False
+    net_rate: int | None = None

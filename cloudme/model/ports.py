@@ -19,7 +19,7 @@ from cloudme.model.guestports import Progress as Progress
 from cloudme.model.guestports import Shell as Shell
 from cloudme.model.guestports import Streams as Streams
 from cloudme.model.guestports import Target as Target
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
 
 
@@ -148,13 +148,18 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        """Make a tap for each card and return the descriptors; a tap is gone when the last copy of its own is closed.
 
-        No bridge: it leads nowhere. outside: the bridge is root's, in the host's own namespace.
-
+        Each is guarded before it becomes a port of its bridge; those that QEMU's helper makes are not.
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        """Guard the taps of these cards anew, where they are there; there is no moment without a guard."""
+
+    def sweep(self) -> None:
+        """Take away what is left of the guards of taps that are gone."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""

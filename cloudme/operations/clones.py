@@ -40,6 +40,7 @@ def making(
         _check(store, template)
     networks = {name: store.network_of(settings, name) for request in requests for name in request.networks}
     for request in requests:
+        claim.check_apart(request.isolate, [networks[name] for name in request.networks])
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
@@ -135,7 +136,7 @@ def _machine(
     return Machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
-        nics=nics, access=template.access, created=created,
+        nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
     )
 
 

@@ -101,7 +101,7 @@ class Moment:
             mine.enter_context(self._resident(host, run))
             self._link()
             place = launch.Place(folder=self.folder, run=self.store.world.fork_run(self.fork), accel=self.accel,
-                                 bridges={})
+                                 networks={})
             warm.empty(self.folder, self.machine.shape.ram_mib)
             host.qemu.start(launch.of(dataclasses.replace(self.machine, nics=()), place, launch.Ram(
                 path=os.path.join(self.folder, layout.RAM), qemu=kind.qemu, use="receive", cards=self.machine.nics)))

@@ -42,9 +42,8 @@ def start(
     Raises:  PeerError (QEMU, or the guest that could not become another), TimedOut.
     """
     networks = store.networks_of(settings, machines)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
-        Restore(store, machine, place.of(store, machine, accel=accel, bridges=bridges),
+        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks),
                 networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])

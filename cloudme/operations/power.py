@@ -29,10 +29,9 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         return []
     accel = accelerator(host, settings)
     networks = store.networks_of(settings, stopped)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, place.of(store, machine, accel=accel, bridges=bridges)) for machine in stopped
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks)) for machine in stopped
     ]), *forwards.opening(store, stopped)])
     return stopped
 

@@ -141,7 +141,7 @@ class Make:
         host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", os.path.join(folder, DISK)])
         warm.empty(folder, machine.shape.ram_mib)
         seed.write(host, self.store, machine, {self.network.name: self.network})
-        return place.of(self.store, machine, accel=self.accel, bridges={})
+        return place.of(self.store, machine, accel=self.accel, networks={})
 
     def _rest(self, host: Host, place: launch.Place) -> None:
         """Wait until nothing starts any more, scrub, and leave the process that gives each clone its identity."""

@@ -12,7 +12,9 @@ from typing import Literal
 from cloudme import layout
 from cloudme.model.launch import Launch, Listener, Part, TapCard
 from cloudme.model.machine import Machine, Nic
-from cloudme.qemu import files, hardware
+from cloudme.model.names import Name
+from cloudme.model.network import Network
+from cloudme.qemu import files, hardware, taps
 
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
@@ -27,7 +29,7 @@ SEED = "seed.iso"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a machine lives: its folder, its run folder, the accelerator to use, the bridge of each network.
+    """Where a machine lives: its folder, its run folder, the accelerator to use, the networks of its cards.
 
     grounds:  folders, and files, on whose disks its own may stand, beside those in `folder`.
     """
@@ -35,7 +37,7 @@ class Place:
     folder: str
     run: str
     accel: str
-    bridges: Mapping[str, str]
+    networks: Mapping[Name, Network]
     grounds: tuple[str, ...] = ()
 
 
@@ -89,7 +91,7 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
             Listener("agent", layout.socket(place.run, "agent")),
             Listener("identity", layout.socket(place.run, "identity")),
         ],
-        taps=[*(TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)),
+        taps=[*taps.of(machine, place.networks),
               *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,

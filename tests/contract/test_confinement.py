@@ -179,7 +179,7 @@ def place() -> Iterator[launch.Place]:
         pytest.skip("qemu-system-x86_64 is missing")
     folder = tempfile.mkdtemp(prefix="cm-")
     try:
-        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", bridges={})
+        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", networks={})
     finally:
         qemu.Qemu(Programs(), fakes.FakeNet()).kill(f"{folder}/lock")
         shutil.rmtree(folder)
@@ -197,7 +197,7 @@ def test_the_disks_below_a_disk_are_open_to_read(place: launch.Place) -> None:
     disk(home / "t/disk.qcow2", "../images/i.qcow2")
     (home / "t/disk.qcow2").chmod(0o444)
     disk(home / "disk.qcow2", f"{home}/t/disk.qcow2")
-    permitted = launch.Place(folder=place.folder, run=place.run, accel="tcg", bridges={},
+    permitted = launch.Place(folder=place.folder, run=place.run, accel="tcg", networks={},
                              grounds=(f"{home}/t", f"{home}/images/i.qcow2"))
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     real.start(launch.of(confined.machine(0), permitted))
@@ -207,7 +207,7 @@ def test_the_disks_below_a_disk_are_open_to_read(place: launch.Place) -> None:
         "disk0": False, "disk0-base1": True, "disk0-base2": True}
     assert nodes["disk0-base1"]["backing_file_depth"] == 1
     real.kill(f"{place.folder}/lock")
-    lonely = launch.Place(folder=place.folder, run=place.run, accel="tcg", bridges={}, grounds=(f"{home}/t",))
+    lonely = launch.Place(folder=place.folder, run=place.run, accel="tcg", networks={}, grounds=(f"{home}/t",))
     with pytest.raises(NotPermitted, match=r"images/i\.qcow2, which it may not read"):
         real.start(launch.of(confined.machine(0), lonely))
 

@@ -171,10 +171,12 @@ def mode(host: Host, world: World, wanted: str) -> Resolve:
 
 
 def notes(host: Host, network: Network) -> list[str]:
-    """What of the host's own rules drops forwarded packets by default: an accept in our table does not outweigh it."""
+    """That machines are not guarded. What of the host's own rules drops forwarded packets by default: an accept in our
+    table does not outweigh it."""
+    unguarded = [] if network.guarded else ["machines may send what they like (no guard)"]
     listing = json.loads(host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
     chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
-    return [
+    return unguarded + [
         f"the host's nft chain '{chain['table']} {chain['name']}' drops by default: guests may not get out"
         for chain in chains
         if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != dhcp.table(network)
