@@ -119,6 +119,7 @@ class Relay:
     """A process that takes what comes to a port of the host's to a machine.
 
     lock, log: its files. machine: the lock of the machine, with whose QEMU it ends. address, port: the machine's.
+    uid: whose it is where root starts it.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Relay:
     lock: str
     log: str
     machine: str
+    uid: int
 
 
 class Relays(Protocol):
