@@ -18,8 +18,7 @@ MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
 OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", "vm.pid"
-"""Of a machine that stands on an image: one word each, for people and their scripts. The last is QEMU's own, and there
-while it runs."""
+"""Of a machine that stands on an image: one word each, for people and their scripts. The last one while it runs."""
 
 CATALOGUE = "catalogue.toml"
 
@@ -135,8 +134,9 @@ class World:
         return os.path.join(self.networks, f"{network}.lock")
 
     def dnsmasq(self, network: str, what: str) -> str:
-        """The file dnsmasq.<what> of a network that runs: conf, pid, log."""
-        return os.path.join(self.network_run(network), f"dnsmasq.{what}")
+        """The file dnsmasq.<what> of a network that runs: conf, pid, log. The last two are its own to write."""
+        folder = self.network_run(network)
+        return os.path.join(folder if what == "conf" else own(folder), f"dnsmasq.{what}")
 
     @property
     def private(self) -> bool:
@@ -190,6 +190,17 @@ def group(run: str) -> str:
     from binascii import crc32
 
     return f"{name}:{crc32(os.fsencode(home)):08x}"
+
+
+def own(run: str) -> str:
+    """The folder in a run folder that belongs to the program which runs, and to no other. We write nothing into it."""
+    return os.path.join(run, "own")
+
+
+def forward(folder: str, protocol: str, address: str, port: int) -> str:
+    """The file whose OFD lock is held by the process that serves a port of the host's for the machine that runs in
+    `folder`. Beside it, with .log, is what that process had to complain of."""
+    return os.path.join(folder, f"forward.{protocol}.{address}.{port}")
 
 
 def socket(folder: str, role: str) -> str:

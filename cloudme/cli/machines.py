@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from cloudme import cli, index
+from cloudme import cli, forwards, index
 from cloudme.cli import images
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
@@ -54,7 +54,9 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         shape=Shape(vcpus=settings.vcpus if args.cpus is None else args.cpus,
                     ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib),
         disk_bytes=units.disk_bytes(args.disk) if args.disk else settings.disk_bytes,
-        vnc_port=args.vnc_port, limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
+        vnc_port=args.vnc_port, isolate=args.isolate,
+        net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
+        limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
     )
 
 
@@ -84,6 +86,8 @@ def update(args: argparse.Namespace) -> None:
         transaction.apply([step])
         if target:
             transaction.apply([machines.Apply(step, store.network_of(settings, new.nics[0].network), target)])
+            if new.address != machine.address:
+                transaction.apply(forwards.opening(store, [new], before=machine))
         if transaction.dry_run:
             return
         networks.refresh_names(host, store)

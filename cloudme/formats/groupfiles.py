@@ -18,7 +18,9 @@ MAX_CARDS = 4
 MAX_DISKS = 7
 """Extra disks of one machine: eight functions of one PCI slot, less the system's (qemu/hardware.py, disk)."""
 
-OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab;cap=1.5;weight=50;memmax=2G;tasks=300;io=50M"
+OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab;iso=yes;rate=100M;" \
+    "cap=1.5;weight=50;memmax=2G;tasks=300;io=50M"
+KEYS = tuple(item.partition("=")[0] for item in OPTIONS.split(";"))
 FORM = f"template:count:group:type[:options], options {OPTIONS}"
 LIMITS = {"cap": "cpus", "weight": "weight", "memmax": "memory", "tasks": "tasks", "io": "io"}
 """What limits are named where `cpu` and `mem` are the machine's own; and in --limit."""
@@ -79,6 +81,8 @@ def _request(line: str, path: str, templates: Container[str], where: str) -> tup
         extra_disks=_disks(options["dsk"]) if "dsk" in options else (),
         networks=networks(options["net"].split(",")) if "net" in options else (DEFAULT_NETWORK,),
         limits=_limits(options),
+        isolate=_yes("iso", options.get("iso", "no")),
+        net_rate=units.bit_rate(options["rate"]) if "rate" in options else None,
     )
     return request, options.get("name")
 
@@ -87,7 +91,7 @@ def _options(text: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(";"))):
         key, separator, value = item.partition("=")
-        if key not in ("mem", "cpu", "name", "dsk", "net", *LIMITS) or not separator or not value:
+        if key not in KEYS or not separator or not value:
             raise UsageError(f"'{item}' is no option ({OPTIONS})")
         if key in options:
             raise UsageError(f"'{key}' stands twice")
@@ -102,6 +106,12 @@ def networks(names: Sequence[str]) -> tuple[Name, ...]:
     if len(set(names)) < len(names):
         raise UsageError("a machine has one card in a network")
     return tuple(Name(name.strip(), "name of a network") for name in names)
+
+
+def _yes(key: str, text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"{key}={text}: yes or no is wanted")
+    return text == "yes"
 
 
 def _ram(text: str) -> int:

@@ -61,6 +61,7 @@ KEYS: dict[str, Callable[[Any], Fields]] = {
     "network.domain": _one("domain", str),
     "network.nat": _one("nat", _bool),
     "network.ipv6": _one("ipv6", _ipv6),
+    "network.guard": _one("guard", _bool),
     "network.resolve": _one("resolve", Resolve),
     "limits.cpus": _limit("cpus"),
     "limits.weight": _limit("weight"),

@@ -53,6 +53,7 @@ class Settings:
     ipv6: str = "auto"
     limits: Limits = field(default_factory=lambda: Limits(tasks=512))
     overhead_mib: int | None = 1024
+    guard: bool = True
     boot_timeout_s: float = 300
     stop_timeout_s: float = 60
 
@@ -60,6 +61,6 @@ class Settings:
         """The default network; `address6` is what 'auto' means here."""
         return Network(
             name=DEFAULT_NETWORK, bridge=self.bridge, address=self.address, dhcp_first=self.dhcp_first,
-            dhcp_last=self.dhcp_last, domain=self.domain, nat=self.nat, resolve=self.resolve,
+            dhcp_last=self.dhcp_last, domain=self.domain, nat=self.nat, resolve=self.resolve, guarded=self.guard,
             address6=address6 if self.ipv6 == "auto" else None if self.ipv6 == "none" else IPv6Interface(self.ipv6),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from cloudme import place
 from cloudme.model import limits
 from cloudme.model.groups import Group
 from cloudme.model.hostconfig import Settings
@@ -59,10 +60,7 @@ class Limit:
 
     def _difference(self, old: Machine, new: Machine) -> Group:
         """The limits that differ; of those that are the host's again, what the host has: emulated ones need most."""
-        place = launch.Place(
-            folder=self.store.folder(new), run=self.store.run_folder(new), accel="tcg", bridges={},
-            limits=self.settings.limits, overhead_mib=self.settings.overhead_mib)
-        group = launch.group(new, place)
+        group = launch.group(new, place.of(self.store, new, accel="tcg", networks={}, settings=self.settings))
         assert group
         fields = {}
         for field in (one.name for one in dataclasses.fields(Limits)):

@@ -17,6 +17,7 @@ from cloudme.model import limits
 from cloudme.model.groups import Group
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Limits, Machine
+from cloudme.model.names import Name
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import checks, limiting, power
@@ -77,8 +78,9 @@ def test_the_groups_of_two_homes_have_two_names() -> None:
 
 @pytest.mark.parametrize(("accel", "memory_mib"), [("kvm", 512 + 1024), ("tcg", 512 + 1024 + 1024)])
 def test_a_machine_without_limits_of_its_own_has_the_hosts_and_room_for_qemu(accel: str, memory_mib: int) -> None:
-    place = launch.Place(folder="/data", run="/run/cloudme/web00", accel=accel, bridges={"default": "bridge0"},
-                         limits=SETTINGS.limits, overhead_mib=SETTINGS.overhead_mib)
+    place = launch.Place(
+        folder="/data", run="/run/cloudme/web00", accel=accel, networks={Name("default"): SETTINGS.network()},
+        limits=SETTINGS.limits, overhead_mib=SETTINGS.overhead_mib)
     made = launch.of(machine("web00"), place).group
     assert made == Group(name="web00", folder="/data", own=Limits(), limits=Limits(tasks=512, memory_mib=memory_mib))
     assert launch.of(machine("web00"), dataclasses.replace(place, limits=None)).group is None
