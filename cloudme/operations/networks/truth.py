@@ -73,7 +73,8 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
         links=host.net.links(), forwarding=host.net.forwarding(),
         filtered=host.net.bridge_filter(), marks=dhcp.marks(_table(host, network)),
         serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
-        blocks={path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
+        blocks={} if store.world.rootless else {
+            path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
         record=store.network(network.name),
     )
