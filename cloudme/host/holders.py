@@ -7,11 +7,15 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 
 from cloudme import index
 from cloudme.errors import NotFound, NotPermitted
 from cloudme.formats import evidence
+
+ENDING_S = 0.5
+"""What is just ending is hidden from its own user, until its lock is free: moments."""
 
 
 @contextlib.contextmanager
@@ -29,10 +33,14 @@ def holder(lock: str) -> Iterator[int]:
 
     Raises:  NotPermitted where the process is another user's.
     """
-    pidfd = -1
+    pidfd, patience = -1, time.monotonic() + ENDING_S
     while index.held(lock) and pidfd < 0:
-        with contextlib.suppress(ProcessLookupError, NotFound):
-            pidfd = os.pidfd_open(open_by(lock))
+        try:
+            with contextlib.suppress(ProcessLookupError, NotFound):
+                pidfd = os.pidfd_open(open_by(lock))
+        except NotPermitted:
+            if index.held(lock) and time.monotonic() > patience:
+                raise
         if pidfd >= 0 and not index.held(lock):  # it went, and the number may be another's by now
             os.close(pidfd)
             pidfd = -1
