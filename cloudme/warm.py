@@ -35,7 +35,7 @@ def manifest(folder: str) -> Manifest | None:
 def kind(host: Host, machine: Machine, accel: str) -> Kind:
     """Of what kind the RAM image is that `machine`, without its cards, can be restored from here and now."""
     version = host.qemu.version()
-    place = launch.Place(folder="", run="", accel=accel, bridges={})
+    place = launch.Place(folder="", run="", accel=accel, networks={})
     ram = launch.Ram(path="", qemu=version, use="clone")
     starts = launch.of(dataclasses.replace(machine, nics=(), cdrom=None), place, ram)
     return Kind(

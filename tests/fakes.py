@@ -246,8 +246,8 @@ class FakeStreams:
     def console(self, path: str, *, timeout_s: float | None = None) -> None:
         self.joined.append((path, timeout_s))
 
-    def relay(self, address: str, port: int) -> None:
-        self.joined.append((address, port))
+    def relay(self, address: str, port: int, *, outside: bool = False) -> None:
+        self.joined.append((address, port, "outside") if outside else (address, port))
 
 
 @dataclass
@@ -303,11 +303,13 @@ class FakePlaybooks:
 
 @dataclass
 class FakeOutside:
-    """listening: what was asked for; taken: ports that nobody can have. ran: every argv."""
+    """listening: what was asked for; taken: ports that nobody can have. ran: every argv. doors: their paths."""
 
     listening: list[tuple[str, str, int]] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
     ran: list[list[str]] = field(default_factory=list)
+    bridges: set[str] = field(default_factory=lambda: {"bridge0"})
+    doors: list[str] = field(default_factory=list)
 
     def listen(self, protocol: str, address: str, port: int) -> int:
         if port in self.taken:
@@ -317,6 +319,15 @@ class FakeOutside:
 
     def tap(self, bridge: str) -> int:
         return os.open(os.devnull, os.O_RDWR)
+
+    def bridge_exists(self, bridge: str) -> bool:
+        return bridge in self.bridges
+
+    def tcp(self) -> int:
+        return os.open(os.devnull, os.O_RDWR)
+
+    def door(self, path: str) -> None:
+        self.doors.append(path)
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         self.ran.append(list(argv))

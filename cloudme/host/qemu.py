@@ -50,7 +50,7 @@ class Qemu:
             for listener in (*launch.monitors, *launch.chardevs):
                 fds[listener.role] = mine.enter_context(_listening(listener.path))
             for tap in launch.taps:
-                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
+                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac, outside=tap.outside)
                 mine.callback(os.close, fds[tap.netdev])
             _begin_logs(launch)
             argv = rendering.argv(launch, fds)

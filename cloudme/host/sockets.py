@@ -1,4 +1,4 @@
-"""Who has a port, asked of the kernel of the namespace that this thread is in."""
+"""Who has a port, asked of the kernel of the namespace that this thread is in; connections, also from outside of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import socket
+
+from cloudme.model.ports import Outside
 
 IP_FREEBIND = 15
 """linux/in.h: bind to an address that is not there yet."""
@@ -51,3 +53,17 @@ def _holder(port: int) -> str:
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                         return f"{file.read().strip()} (pid {pid})"
     return ""
+
+
+def connected(address: str, port: int, timeout_s: float, outside: Outside | None) -> socket.socket:
+    """A TCP connection; outside: who makes the socket, where that is not to be in our own namespace. Raises OSError."""
+    if outside is None:
+        return socket.create_connection((address, port), timeout_s)
+    peer = socket.socket(fileno=outside.tcp())
+    try:
+        peer.settimeout(timeout_s)
+        peer.connect((address, port))
+    except BaseException:
+        peer.close()
+        raise
+    return peer

@@ -29,11 +29,13 @@ class TapCard:
     """A card whose tap has to be made before the start; its descriptor is passed as netdev `netdev`.
 
     bridge:  None for a tap that leads nowhere.
+    outside: the bridge is root's, in the host's own namespaces, and we are a user.
     """
 
     netdev: str
     bridge: str | None
     mac: str
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

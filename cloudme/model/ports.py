@@ -168,6 +168,15 @@ class Outside(Protocol):
     def tap(self, bridge: str) -> int:
         """Let QEMU's setuid helper make a tap, a port of `bridge`; its descriptor. Raises NotPermitted."""
 
+    def bridge_exists(self, bridge: str) -> bool:
+        """See `Net`."""
+
+    def tcp(self) -> int:
+        """A TCP socket (IPv4) that nobody has connected yet: wherever that is done, it begins there. Its descriptor."""
+
+    def door(self, path: str) -> None:
+        """Answer all this to other commands of this user's, too, at the socket `path`, for as long as this one lives."""
+
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         """See `Run`."""
 
@@ -181,7 +190,10 @@ class Outside(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it."""
+    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it.
+
+    outside: it is reached from the host's own namespaces only.
+    """
 
     name: str
     address: str
@@ -189,6 +201,7 @@ class Target:
     key_file: str
     known_hosts_file: str
     port: int = 22
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,8 +285,11 @@ class Streams(Protocol):
         Raises:    NotFound where nobody listens.
         """
 
-    def relay(self, address: str, port: int) -> None:
-        """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
+    def relay(self, address: str, port: int, *, outside: bool = False) -> None:
+        """Join them to a TCP port, each direction until its own end; outside: as in `Target`.
+
+        Raises:  TimedOut where it does not answer.
+        """
 
 
 class Playbooks(Protocol):

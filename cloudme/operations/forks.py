@@ -101,7 +101,7 @@ class Moment:
             mine.enter_context(self._resident(host, run))
             self._link()
             place = launch.Place(folder=self.folder, run=self.store.world.fork_run(self.fork), accel=self.accel,
-                                 bridges={})
+                                 networks={})
             with open(os.path.join(self.folder, layout.RAM), "wb") as ram:
                 os.fchmod(ram.fileno(), 0o600)
                 ram.truncate(self.machine.shape.ram_mib << 20)

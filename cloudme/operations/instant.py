@@ -42,10 +42,9 @@ def start(
     Raises:  PeerError (QEMU, or the guest that could not become another), TimedOut.
     """
     networks = store.networks_of(settings, machines)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
         Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges), networks[machine.nics[0].network].domain, old)
+                                             networks=networks), networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

@@ -29,11 +29,10 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         return []
     accel = accelerator(host, settings)
     networks = store.networks_of(settings, stopped)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
         Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges))
+                                           networks=networks))
         for machine in stopped
     ])])
     return stopped
@@ -44,7 +43,9 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
     for network in networks:
-        if not host.net.bridge_exists(network.bridge):
+        if network.shared and not host.outside.bridge_exists(network.bridge):
+            raise HostUnavailable(f"root's bridge '{network.bridge}' is not there", hint="sudo cmnet start")
+        if not network.shared and not host.net.bridge_exists(network.bridge):
             where = f" in realm '{store.world.realm}'" if store.world.realm else ""
             option = f" --realm {store.world.realm}" if store.world.realm else ""
             sudo = "" if store.world.rootless else "sudo "

@@ -143,7 +143,7 @@ class Make:
             os.fchmod(ram.fileno(), 0o600)
             ram.truncate(machine.shape.ram_mib << 20)
         seed.write(host, self.store, machine, {self.network.name: self.network})
-        return launch.Place(folder=folder, run=world.warm_run(self.template.name), accel=self.accel, bridges={})
+        return launch.Place(folder=folder, run=world.warm_run(self.template.name), accel=self.accel, networks={})
 
     def _rest(self, host: Host, place: launch.Place) -> None:
         """Wait until nothing starts any more, scrub, and leave the process that gives each clone its identity."""

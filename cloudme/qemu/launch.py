@@ -12,6 +12,8 @@ from typing import Literal
 from cloudme import layout
 from cloudme.model.launch import Launch, Listener, Part, TapCard
 from cloudme.model.machine import Machine, Nic
+from cloudme.model.names import Name
+from cloudme.model.network import Network
 from cloudme.qemu import hardware
 
 BINARY = "qemu-system-x86_64"
@@ -27,12 +29,12 @@ SEED = "seed.iso"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a machine lives: its folder, its run folder, the accelerator to use, the bridge of each network."""
+    """Where a machine lives: its folder, its run folder, the accelerator to use, the networks of its cards."""
 
     folder: str
     run: str
     accel: str
-    bridges: Mapping[str, str]
+    networks: Mapping[Name, Network]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +87,16 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
             Listener("agent", layout.socket(place.run, "agent")),
             Listener("identity", layout.socket(place.run, "identity")),
         ],
-        taps=[*(TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)),
+        taps=[*(_tap(index, nic, place.networks[nic.network]) for index, nic in enumerate(machine.nics)),
               *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
     )
+
+
+def _tap(index: int, nic: Nic, network: Network) -> TapCard:
+    return TapCard(f"net{index}", network.bridge, nic.mac, outside=network.shared)
 
 
 def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:

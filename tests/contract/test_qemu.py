@@ -35,7 +35,7 @@ def place() -> Iterator[launch.Place]:
     """A short folder: a socket's path has 108 bytes at most."""
     folder = tempfile.mkdtemp(prefix="cm-")
     try:
-        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", bridges={})
+        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", networks={})
     finally:
         shutil.rmtree(folder)
 

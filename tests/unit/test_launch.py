@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from cloudme.formats import records
+from cloudme.model.hostconfig import Settings
 from cloudme.model.launch import Launch
 from cloudme.model.machine import Machine
+from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.qemu import launch
 
 DATA = Path(__file__).parents[1] / "data"
 PLACE = launch.Place(folder="/data/machines/web00", run="/run/cloudme/web00", accel="tcg",
-                     bridges={"default": "bridge0"})
+                     networks={DEFAULT_NETWORK: Settings().network()})
 
 
 def machine() -> Machine:
