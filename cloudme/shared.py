@@ -1,7 +1,7 @@
 """Networks of root's on which ordinary users may have machines, as these find them in root's records.
 
-Root sets addresses aside for each of them, as reservations of his own: a user writes nothing there. What a user may join
-is decided by QEMU's bridge helper alone; nothing that is read here permits anything.
+Root sets addresses aside for each of them, as reservations of his own: a user writes nothing there. What a user may
+join is decided by QEMU's bridge helper alone; nothing that is read here permits anything.
 """
 
 from __future__ import annotations

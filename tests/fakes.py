@@ -409,7 +409,7 @@ class FakeFiles:
     def changed_s(self, path: str) -> float:
         return self.changed.get(path, 0)
 
-    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
         self.texts[path] = text
         self.modes[path] = mode
 

@@ -135,8 +135,7 @@ def listed(args: argparse.Namespace) -> None:
         cli.print_json([dataclasses.asdict(one) for one in found])
         return
     cli.print_table(
-        ([one.network, one.bridge, one.address, one.address6 or "-", "root's" if one.shared else "external" if one.external else "ours",
-          _state(one), " ".join(one.machines) or "-"] for one in found),
+        ([one.network, one.bridge, one.address, one.address6 or "-", _kind(one), _state(one), " ".join(one.machines) or "-"] for one in found),
         ("network", "bridge", "address", "ipv6", "kind", "state", "running machines"))
 
 
@@ -167,6 +166,10 @@ def status(args: argparse.Namespace) -> int:
     if not found.started:
         return NotFound.exit_status
     return ConfigError.exit_status if found.amiss else os.EX_OK
+
+
+def _kind(found: networks.Status) -> str:
+    return "root's" if found.shared else "external" if found.external else "ours"
 
 
 def _state(found: networks.Status) -> str:

@@ -18,7 +18,7 @@ from cloudme.model.ports import Host, Outside
 from cloudme.model.steps import Step
 
 DOOR = "CLOUDME_OUTSIDE"
-"""Where it is set, this command was started by one that is in the realm already; it names that one's door to outside."""
+"""Where it is set, this command was started by one that is in the realm already: the door that this one opened."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def _adapters(world: World, outside: Outside) -> Host:
     runner = run.Programs()
     net = netlink.Links(outside)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
-        streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, shell=ssh.Ssh(outside),
+        agent=agent.GuestAgent(), streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
         iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

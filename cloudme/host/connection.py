@@ -49,7 +49,9 @@ class NotReady(Exception):
 
 @contextlib.contextmanager
 def connected(target: Target, timeout_s: float, outside: Outside | None = None) -> Iterator[paramiko.Transport]:
-    """A transport that is logged in, and closed at the end; outside: who makes a socket there. Raises what `Shell` says.
+    """A transport that is logged in, and closed at the end. Raises what `Shell` says.
+
+    outside: who makes sockets there, for a target that is reached so.
     """
     try:
         transport = connect(target, timeout_s, outside)

@@ -91,7 +91,8 @@ class Ssh:
     ) -> list[str]:
         from cloudme.host import connection, sftp
 
-        with connection.connected(target, CONNECT_S, self._outside) as transport, sftp.Remote(transport, target.name) as remote:
+        with (connection.connected(target, CONNECT_S, self._outside) as transport,
+              sftp.Remote(transport, target.name) as remote):
             return sftp.copy(sftp.Local(), sources, remote, destination, recursive=recursive, progress=progress)
 
     def get(
@@ -99,7 +100,8 @@ class Ssh:
     ) -> list[str]:
         from cloudme.host import connection, sftp
 
-        with connection.connected(target, CONNECT_S, self._outside) as transport, sftp.Remote(transport, target.name) as remote:
+        with (connection.connected(target, CONNECT_S, self._outside) as transport,
+              sftp.Remote(transport, target.name) as remote):
             return sftp.copy(remote, sources, sftp.Local(), destination, recursive=recursive, progress=progress)
 
 

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 
 from cloudme import shared
-from cloudme.model.check import Level, Line, Result
+from cloudme.model.check import Level, Result
 from cloudme.model.network import Network
 from cloudme.operations.checks.look import Look, good
 
@@ -16,8 +16,11 @@ HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper"
 
 
 def bridge_helper(look: Look) -> Iterator[Result]:
-    """Root's networks have users, a user's may be root's. Its setuid bit is the administrator's to give, not --fix's."""
-    networks = [one for one in look.started if one.users] if look.root else look.shared
+    """Root's networks have users, a user has networks of root's. The setuid bit is the administrator's to give."""
+    networks = [one for one in look.started if one.users] if look.root else list(look.shared)
+    if not networks and (look.world.private or not look.root):
+        yield good("bridge-helper", "not needed here")
+        return
     amiss = [*_list(look, networks)]
     if networks:
         amiss += [*_program(look), *(_users(look, networks) if look.root else _mine(look, networks))]
@@ -25,8 +28,8 @@ def bridge_helper(look: Look) -> Iterator[Result]:
     yield from amiss or [good("bridge-helper", what)]
 
 
-def _amiss(what: str, means: str, fix: str, *mends: Line) -> Result:
-    return Result(check="bridge-helper", level=Level.warning, what=what, means=means, fix=fix, mends=mends)
+def _amiss(what: str, means: str, fix: str) -> Result:
+    return Result(check="bridge-helper", level=Level.warning, what=what, means=means, fix=fix)
 
 
 def _list(look: Look, networks: list[Network]) -> Iterator[Result]:
