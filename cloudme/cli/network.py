@@ -135,7 +135,8 @@ def listed(args: argparse.Namespace) -> None:
         cli.print_json([dataclasses.asdict(one) for one in found])
         return
     cli.print_table(
-        ([one.network, one.bridge, one.address, one.address6 or "-", _kind(one), _state(one), " ".join(one.machines) or "-"] for one in found),
+        ([one.network, one.bridge, one.address, one.address6 or "-", _kind(one), _state(one),
+          " ".join(one.machines) or "-"] for one in found),
         ("network", "bridge", "address", "ipv6", "kind", "state", "running machines"))
 
 

@@ -283,10 +283,8 @@ class Streams(Protocol):
         """
 
     def relay(self, address: str, port: int, *, outside: bool = False) -> None:
-        """Join them to a TCP port, each direction until its own end; outside: as in `Target`.
-
-        Raises:  TimedOut where it does not answer.
-        """
+        """Join them to a TCP port, each direction until its own end; outside: as in `Target`. Raises TimedOut where it
+        does not answer."""
 
 
 class Playbooks(Protocol):
