@@ -70,9 +70,9 @@ def shell_start(it: World) -> float:
 
 def _pid(it: World, name: str) -> int:
     """Of the machine's QEMU: the one that has its lock open."""
-    from cloudme.host.qemu import _open_by
+    from cloudme.host.holders import open_by
 
-    return _open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
+    return open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
 
 
 OURS = ("-chardev", "-mon", "-netdev", "-vnc", "-blockdev")

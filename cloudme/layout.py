@@ -177,6 +177,12 @@ def maker(folder: str) -> str:
     return os.path.join(folder, "maker")
 
 
+def forward(folder: str, protocol: str, address: str, port: int) -> str:
+    """The file whose OFD lock is held by the process that serves a port of the host's for the machine that runs in
+    `folder`. Beside it, with .log, is what that process had to complain of."""
+    return os.path.join(folder, f"forward.{protocol}.{address}.{port}")
+
+
 def socket(folder: str, role: str) -> str:
     """Return the path of a machine's socket, short enough to bind.
 

@@ -236,11 +236,11 @@ class Store(Networks):
 
     def clones_of(self, template: str) -> list[str]:
         """Names of the machines that stand on `template`, in every realm of the home; a realm's are 'realm/name'."""
-        return _everywhere(self.world, lambda machine: machine.template == template)
+        return list(everywhere(self.world, lambda machine: machine.template == template))
 
     def standing_on(self, image: str) -> list[str]:
         """Likewise of the machines whose disk stands on that of the RAM image in the folder `image`."""
-        return _everywhere(self.world, lambda machine: os.path.relpath(image, self.world.data) in machine.bases)
+        return list(everywhere(self.world, lambda machine: os.path.relpath(image, self.world.data) in machine.bases))
 
     def folder(self, machine: Machine) -> str:
         """The folder of a machine, or of a template that is started as one."""
@@ -318,7 +318,7 @@ class Store(Networks):
 
     def machines_on(self, image: str) -> list[str]:
         """Likewise of the machines whose disk stands on `image` itself."""
-        return _everywhere(self.world, lambda machine: machine.image == image)
+        return list(everywhere(self.world, lambda machine: machine.image == image))
 
 
 def _host_seed() -> str:
@@ -330,13 +330,15 @@ def _host_seed() -> str:
         return os.uname().nodename
 
 
-def _everywhere(own: World, wanted: Callable[[Machine], bool]) -> list[str]:
+def everywhere(own: World, wanted: Callable[[Machine], bool]) -> dict[str, Machine]:
+    """By name, in every realm of the home; in a named one by 'realm/name'."""
     home = World(data=own.data, run=own.run, config=own.config)
     worlds = [("", home)] + [
         (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
         for realm in index.names(os.path.join(home.data, "realms"))
     ]
-    return [prefix + machine.name for prefix, world in worlds for machine in Store(world).machines() if wanted(machine)]
+    return {prefix + machine.name: machine for prefix, world in worlds
+            for machine in Store(world).machines() if wanted(machine)}
 
 
 def _all(folder: str, read: Callable[[str], T]) -> list[T]:

@@ -179,6 +179,13 @@ _cloudme_vmcreate() {
 }
 complete -F _cloudme_vmcreate vmcreate
 
+_cloudme_vmexpose() {
+    _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --address:none --remove:none --realm:realms' \
+        'machines none'
+}
+complete -F _cloudme_vmexpose vmexpose
+
 _cloudme_vmfork() {
     _cloudme_answer '-n --name-of -C --count -g --group -t --type --name --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none --realm:realms' \

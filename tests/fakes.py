@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
+from cloudme import index
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.launch import Launch
 from cloudme.model.network import Link
-from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
+from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
 from cloudme.store import take_lock
 
 
@@ -339,6 +340,33 @@ class FakeOutside:
 
 
 @dataclass
+class FakeRelays:
+    """Those that serve hold their real lock in this process. `refuse`: ports in the machine where one ends at once."""
+
+    refuse: set[int] = field(default_factory=set)
+    serving: dict[str, tuple[int, Relay]] = field(default_factory=dict)
+
+    def start(self, relay: Relay, listener: int) -> None:
+        os.fstat(listener)
+        if not index.held(relay.machine):
+            raise Busy(f"'{relay.name}' has stopped")
+        os.makedirs(os.path.dirname(relay.lock), exist_ok=True)
+        lock = take_lock(relay.lock)
+        if relay.port in self.refuse:
+            os.close(lock)
+            raise PeerError(f"the relay of '{relay.name}' ended: no")
+        self.serving[relay.lock] = lock, relay
+
+    def end(self, lock: str) -> None:
+        if lock in self.serving:
+            os.close(self.serving.pop(lock)[0])
+
+    def ways(self) -> dict[str, str]:
+        """The name of the lock's file -> where it leads."""
+        return {os.path.basename(lock): f"{relay.address}:{relay.port}" for lock, (_, relay) in self.serving.items()}
+
+
+@dataclass
 class FakeDownload:
     """Serves `files`, by URL; `fail` raises for a URL. asked: every URL, in order."""
 
@@ -430,7 +458,7 @@ def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "outside": FakeOutside(),
-        "shell": FakeShell(), "agent": FakeAgent(),
+        "relays": FakeRelays(), "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from cloudme.layout import World
 from tests.conftest import ROOT
 
 ACCOUNTS = ("games", "news")
+NUMBERS = itertools.count()
 
 
 def programs(folder: Path) -> Path:
@@ -97,3 +103,49 @@ class User:
             except OSError:
                 continue
         return [line for line in found if line]
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """A network namespace that is the host to the users of the test: behind it is a router that serves a page."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make network namespaces and to become other users")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK) or not os.stat("/dev/net/tun").st_mode & 0o006:
+        os.chmod("/dev/net/tun", 0o666)  # as udev has it (its 50-udev-default.rules)
+    host, router = (f"cmhost-{os.getpid()}-{next(NUMBERS)}" for _ in range(2))
+    with contextlib.ExitStack() as mine:
+        for name in (host, router):
+            _ip("netns", "add", name)
+            mine.callback(_ip, "netns", "delete", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", router)
+        for name, address in ((host, "203.0.113.2/24"), (router, "203.0.113.1/24")):
+            _ip("-n", name, "address", "add", address, "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+        _ip("-n", host, "route", "add", "default", "via", "203.0.113.1")
+        yield host
+        for name in (host, router):
+            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
+            assert left == ""
+
+
+@pytest.fixture
+def users(outside: str) -> Iterator[list[User]]:
+    folder = Path(tempfile.mkdtemp(prefix="cm-users-"))
+    copy = folder / "programs"
+    copy.mkdir()
+    programs(copy)
+    folder.chmod(0o755)
+    within = ["nsenter", f"--net=/run/netns/{outside}"]
+    found = [User.made(name, folder, copy, within) for name in ACCOUNTS]
+    try:
+        yield found
+    finally:
+        for user in found:
+            user.call("cmnet", "stop")
+            assert user.processes() == []
+        shutil.rmtree(folder)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from cloudme import cli, index
+from cloudme import cli, forwards, index
 from cloudme.cli import images
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
@@ -84,6 +84,8 @@ def update(args: argparse.Namespace) -> None:
         transaction.apply([step])
         if target:
             transaction.apply([machines.Apply(step, store.network_of(settings, new.nics[0].network), target)])
+            if new.address != machine.address:
+                transaction.apply(forwards.opening(store, [new], before=machine))
         if transaction.dry_run:
             return
         networks.refresh_names(host, store)

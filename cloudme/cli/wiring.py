@@ -170,6 +170,7 @@ def _adapters(world: World, outside: Outside) -> Host:
         netlink,
         playbook,
         qemu,
+        relays,
         rootless,
         run,
         ssh,
@@ -179,8 +180,9 @@ def _adapters(world: World, outside: Outside) -> Host:
     runner = run.Programs()
     net = netlink.Links(outside)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, shell=ssh.Ssh(outside),
-        agent=agent.GuestAgent(), streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
-        iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, relays=relays.Relays(runner),
+        shell=ssh.Ssh(outside), agent=agent.GuestAgent(), streams=streams.Standard(outside),
+        playbooks=playbook.Ansible(runner, world.config), download=download.Http(), iso=iso.IsoWriter(),
+        keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

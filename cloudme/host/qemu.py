@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -14,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from cloudme import index
-from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
 from cloudme.formats import evidence
-from cloudme.host import qmp
+from cloudme.host import holders, qmp
+from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import launch as rendering
@@ -58,14 +57,14 @@ class Qemu:
         try:
             self._await_greeting(launch, pid, timeout_s)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:
+            with contextlib.suppress(ProcessLookupError), pidfd_of(pid) as pidfd:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 self._await({Power(name="", lock=launch.lock, monitor=""): pidfd}, QUIT_S)
             raise
 
     def _await_greeting(self, launch: Launch, pid: int, timeout_s: float) -> None:
         """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
-        with _pidfd(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
+        with pidfd_of(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
             client.connect(launch.monitors[-1].path)
             poller = select.poll()
             for fd in (client.fileno(), pidfd):
@@ -89,7 +88,7 @@ class Qemu:
 
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         with contextlib.ExitStack() as mine:
-            living = {machine: fd for machine in machines if (fd := mine.enter_context(_holder(machine.lock))) >= 0}
+            living = {machine: fd for machine in machines if (fd := mine.enter_context(holder(machine.lock))) >= 0}
             self._tell(living, "system_powerdown", say)
             self._await(living, timeout_s)
             for machine in living:
@@ -130,11 +129,7 @@ class Qemu:
                 del living[machine]
 
     def kill(self, lock: str) -> None:
-        with _holder(lock) as pidfd:
-            if pidfd < 0:
-                return
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            self._await({Power(name="", lock=lock, monitor=""): pidfd}, QUIT_S)
+        holders.kill(lock, QUIT_S)
 
     @cache  # noqa: B019  one adapter a process
     def version(self) -> str:
@@ -150,16 +145,6 @@ class Qemu:
             return True
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
-
-
-def last_words(path: str) -> str:
-    """The end of what a program printed into `path`."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            words = evidence.last_words(file.read())
-    except OSError:
-        words = ""
-    return words or "it said nothing"
 
 
 def _begin_logs(launch: Launch) -> None:
@@ -193,56 +178,3 @@ def _listening(path: str) -> Iterator[int]:
         listener.bind(path)
         listener.listen(8)
         yield listener.fileno()
-
-
-@contextlib.contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    fd = os.pidfd_open(pid)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _holder(lock: str) -> Iterator[int]:
-    """A pidfd of the process that holds `lock`, found by the open file it inherited; -1 where nobody does.
-
-    Raises:  NotPermitted where the process is another user's.
-    """
-    pidfd = -1
-    while index.held(lock) and pidfd < 0:
-        with contextlib.suppress(ProcessLookupError, NotFound):
-            pidfd = os.pidfd_open(_open_by(lock))
-        if pidfd >= 0 and not index.held(lock):  # it went, and the number may be another's by now
-            os.close(pidfd)
-            pidfd = -1
-    try:
-        yield pidfd
-    finally:
-        if pidfd >= 0:
-            os.close(pidfd)
-
-
-def _open_by(path: str) -> int:
-    """The pid of the other process that has `path` open. Raises NotPermitted, NotFound."""
-    wanted = os.stat(path)
-    hidden = False
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            with os.scandir(f"/proc/{entry}/fd") as descriptors:
-                for descriptor in descriptors:
-                    with contextlib.suppress(FileNotFoundError):
-                        found = os.stat(descriptor.path)
-                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                            return int(entry)
-        except PermissionError:
-            hidden = hidden or os.geteuid() != 0  # nothing is hidden from root but what is just ending
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESRCH):
-                raise
-    if hidden:
-        raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
-    raise NotFound(f"nobody has {path} open")

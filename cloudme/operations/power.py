@@ -1,4 +1,4 @@
-"""Starting and stopping machines."""
+"""Starting and stopping machines, and the ports of the host that lead to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import layout
+from cloudme import forwards, layout
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -34,7 +34,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
                                            networks=networks))
         for machine in stopped
-    ])])
+    ]), *forwards.opening(store, stopped)])
     return stopped
 
 
@@ -62,6 +62,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             if machine.is_template and not mode & stat.S_IWUSR:
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
+    forwards.check(host, store, machines)
 
 
 def accelerator(host: Host, settings: Settings) -> str:
@@ -80,6 +81,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+    forwards.end(host, store, machines)
 
 
 def power(store: Store, machine: Machine) -> Power:

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from cloudme.layout import World
+from tests.users import outside as outside
+from tests.users import users as users
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = os.environ.get("CLOUDME_CACHE", "/var/cache/cloudme")

@@ -22,6 +22,8 @@ import pytest
 from cloudme.host import realm as namespaces
 from cloudme.layout import World
 from cloudme.store import Store
+from tests.users import outside as outside
+from tests.users import users as users
 
 T = TypeVar("T")
 CMNET = Path(__file__).resolve().parents[2] / "sbin" / "cmnet"

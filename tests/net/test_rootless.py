@@ -3,65 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.net.conftest import NUMBERS, ip
-from tests.users import ACCOUNTS, User, programs
+from cloudme import index, layout
+from cloudme.model.machine import Nic
+from cloudme.model.names import Name
+from cloudme.store import Store, take_lock
+from tests.net.conftest import ip
+from tests.unit.test_vmrunning import machine
+from tests.users import User
 
 NET_CAPABILITIES = 1 << 10 | 1 << 12 | 1 << 13
 """CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW (linux/capability.h)."""
 PAGE = "from outside"
-
-
-@pytest.fixture
-def outside() -> Iterator[str]:
-    """A network namespace that is the host to the users of the test: behind it is a router that serves a page."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make network namespaces and to become other users")
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK) or not os.stat("/dev/net/tun").st_mode & 0o006:
-        os.chmod("/dev/net/tun", 0o666)  # as udev has it (its 50-udev-default.rules)
-    host, router = (f"cmtest-{os.getpid()}-{next(NUMBERS)}" for _ in range(2))
-    with contextlib.ExitStack() as mine:
-        for name in (host, router):
-            ip("netns", "add", name)
-            mine.callback(ip, "netns", "delete", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", router)
-        for name, address in ((host, "203.0.113.2/24"), (router, "203.0.113.1/24")):
-            ip("-n", name, "address", "add", address, "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-        ip("-n", host, "route", "add", "default", "via", "203.0.113.1")
-        yield host
-        for name in (host, router):
-            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
-            assert left == ""
-
-
-@pytest.fixture
-def users(outside: str) -> Iterator[list[User]]:
-    folder = Path(tempfile.mkdtemp(prefix="cm-users-"))
-    copy = folder / "programs"
-    copy.mkdir()
-    programs(copy)
-    folder.chmod(0o755)
-    within = ["nsenter", f"--net=/run/netns/{outside}"]
-    found = [User.made(name, folder, copy, within) for name in ACCOUNTS]
-    try:
-        yield found
-    finally:
-        for user in found:
-            user.call("cmnet", "stop")
-            assert user.processes() == []
-        shutil.rmtree(folder)
 
 
 def keeper(user: User) -> int:
@@ -190,3 +151,40 @@ def test_a_realm_whose_dnsmasq_was_killed_is_made_again(users: list[User]) -> No
     assert user.call("cmnet", "status").returncode in (os.EX_NOINPUT, os.EX_CONFIG)
     user.run("cmnet", "start")
     assert "started" in user.run("cmnet", "status")
+
+
+def test_a_port_of_the_host_leads_into_a_users_realm(users: list[User], outside: str) -> None:
+    """A process in the realm stands for a machine's QEMU, a server at the bridge for what is in it."""
+    user, store = users[0], Store(users[0].world)
+    user.run("cmnet", "start")
+    made = dataclasses.replace(machine("web00"), nics=(Nic(network=Name("default"), mac="52:54:00:00:00:01",
+                                                           address="10.210.0.1"),))
+    user.run("mkdir", "-p", store.folder(made), store.run_folder(made))
+    store.publish(made)
+    user.run("touch", layout.lock(store.folder(made)))
+    lock = take_lock(layout.lock(store.folder(made)))
+    enter = ["nsenter", f"--target={keeper(user)}", "--user", "--net", "--preserve-credentials"]
+    answer = "import socket; s = socket.create_server(('10.210.0.1', 8000)); print(flush=True)\nwhile 1: " \
+             "s.accept()[0].sendall(b'from inside')"
+    ask = "import socket, sys; print(socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(100).decode())"
+    with (subprocess.Popen(user.argv(*enter, "sleep", "infinity"), pass_fds=[lock]) as qemu,
+          subprocess.Popen(user.argv(*enter, sys.executable, "-c", answer), stdout=subprocess.PIPE) as guest):
+        os.close(lock)
+        try:
+            assert guest.stdout and guest.stdout.readline()
+            assert user.run("vmexpose", "web00", "8080:8000") == "127.0.0.1:8080\n"
+            assert user.run(sys.executable, "-c", ask, "8080") == "from inside\n"
+            assert user.run("vmexpose", "--list") == "web00  tcp  127.0.0.1:8080  8000  open\n"
+            taken = user.call("vmexpose", "web00", "8080:22", "--address", "0.0.0.0")
+            assert taken.returncode == os.EX_CANTCREAT
+            refused = user.call("vmexpose", "web00", "80")
+            assert refused.returncode == os.EX_NOPERM and "from 1024 on" in refused.stderr
+            user.run("vmexpose", "web00", "--remove", "8080")
+            assert "ConnectionRefusedError" in user.call(sys.executable, "-c", ask, "8080").stderr
+            user.run("vmexpose", "web00", "8080:8000")
+        finally:
+            qemu.kill()
+            guest.kill()
+    while index.held(layout.forward(store.run_folder(made), "tcp", "127.0.0.1", 8080)):
+        os.sched_yield()
+    assert user.run("vmexpose", "--list").endswith("waiting\n")

@@ -61,6 +61,7 @@ def start(transaction: Transaction, store: Store, network: Network, files: HostF
 
 def reload(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
     """Like `start` for a network that was started, whose way of resolving stays unless the settings name another."""
+    _may(transaction.host, network)
     before = store.network(network.name)
     if before is None:
         raise NotFound(f"the network '{network.name}' is not started", hint="cmnet start")

@@ -91,7 +91,8 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
         links=host.net.links(), forwarding=host.net.forwarding(),
         filtered=host.net.bridge_filter(), marks=dhcp.marks(_table(host, network)),
         serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
-        blocks={path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
+        blocks={path: changes.read_block(path, mark(store.world, network))
+                for path in _block_files(store.world, network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
         record=store.network(network.name), reserved=store.reservations(network.name),
     )
@@ -210,15 +211,18 @@ def _networkmanager(network: Network, files: HostFiles) -> str:
     return os.path.join(files.networkmanager, f"cloudme-{network.bridge}.conf")
 
 
-def _block_files(network: Network, files: HostFiles) -> list[str]:
+def _block_files(world: World, network: Network, files: HostFiles) -> list[str]:
     """Those in which there may be a block of the network's, now or when it is as it should be."""
+    found = [files.hosts, _networkmanager(network, files)]
+    if world.private:  # QEMU's helper acts in the host's own namespace only
+        return found
     known = os.listdir(files.users) if os.path.isdir(files.users) else []
     users = {os.path.join(files.users, name) for name in known} | {files.of_user(user) for user in network.users}
-    return [*sorted(users), files.bridge_acl, files.hosts, _networkmanager(network, files)]
+    return [*sorted(users), files.bridge_acl, *found]
 
 
 def _lines(store: Store, network: Network, files: HostFiles) -> dict[str, tuple[str, ...]]:
-    """The lines that are wanted in the host's files. QEMU's helper acts in the host's own namespace only."""
+    """The lines that are wanted in the host's files."""
     lines: dict[str, tuple[str, ...]] = {}
     if network.users and not store.world.private:
         lines[files.bridge_acl] = tuple(f"include {files.of_user(user)}" for user in network.users)
