@@ -17,8 +17,8 @@ from cloudme.store import Store, everywhere
 def expose(transaction: Transaction, store: Store, name: str, forward: Forward) -> bool:
     """Lead a port of the host to the machine, at once if it runs, and whenever it does. False: it is so already.
 
-    Raises:  NotFound, HostUnavailable (its address is not known, or is root's), AlreadyExists (a machine of ours has the port), Busy
-             (somebody else), NotPermitted, UsageError (no such address here).
+    Raises:  NotFound, HostUnavailable (its address is not known, or on root's network), AlreadyExists (a machine of
+             ours has the port), Busy (somebody else), NotPermitted, UsageError (no such address here).
     """
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         machine = store.machine(name)

@@ -9,100 +9,16 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from cloudme import shared
 from cloudme.host.bridgehelper import HELPERS
-from cloudme.layout import World
 from cloudme.store import Store
-from tests.net.conftest import ip
-from tests.users import User, outside, programs
+from tests.shared import ALICE, BOB, ETC, Sharing, etc, sharing
+from tests.users import User, outside
 
-__all__ = ["outside"]
+__all__ = ["etc", "outside", "sharing"]
 
-ETC = Path("/etc/qemu")
-ACCOUNTS = ("uucp", "lp")
-"""Not those of the other tests, which look at all that they run. Each has a group of its own."""
-ALICE, BOB = ACCOUNTS
 GREETING = "hello from the bridge"
-
-
-class Root:
-    """Root's own world, in the namespace that plays the host's."""
-
-    def __init__(self, home: Path, outside: str, programs: Path) -> None:
-        self.home, self.outside, self.programs = home, outside, programs
-        self.store = Store(World(data=str(home), run=f"{home}/run", config=f"{home}/config"))
-
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = ["nsenter", f"--net=/run/netns/{self.outside}", sys.executable, f"{self.programs}/sbin/cmnet", *words]
-        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "CLOUDME_HOME": str(self.home), "LC_ALL": "C.UTF-8",
-               "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, env=env)
-
-    def cmnet(self, *words: str) -> str:
-        ended = self.call(*words)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout + ended.stderr
-
-    def ports(self, bridge: str = "bridge0") -> list[str]:
-        """Of a bridge, by name."""
-        listed = json.loads(ip("-n", self.outside, "-json", "link", "show", "master", bridge) or "[]")
-        return sorted(link["ifname"] for link in listed if link)
-
-
-@dataclasses.dataclass
-class Cloud:
-    root: Root
-    alice: User
-    bob: User
-
-
-@pytest.fixture
-def etc() -> Iterator[Path]:
-    """/etc/qemu, empty for the test, and the helper setuid, as an administrator makes it."""
-    helper = next((path for path in HELPERS if os.path.exists(path)), None)
-    if os.geteuid() != 0 or helper is None:
-        pytest.skip("needs root and qemu-bridge-helper")
-    kept = ETC.with_name("qemu.kept-by-a-test")
-    if there := ETC.exists():
-        ETC.rename(kept)
-    mode = stat.S_IMODE(os.stat(helper).st_mode)
-    os.chmod(helper, mode | stat.S_ISUID)
-    try:
-        yield ETC
-    finally:
-        os.chmod(helper, mode)
-        shutil.rmtree(ETC, ignore_errors=True)
-        if there:
-            kept.rename(ETC)
-
-
-@pytest.fixture
-def cloud(etc: Path, outside: str) -> Iterator[Cloud]:
-    """Root with a network, alice who may use it, and bob who may not."""
-    folder = Path(tempfile.mkdtemp(prefix="cm-shared-"))
-    folder.chmod(0o755)
-    copy = folder / "programs"
-    copy.mkdir()
-    programs(copy)
-    root = Root(folder / "root", outside, copy)
-    within = ["nsenter", f"--net=/run/netns/{outside}", "env", f"CLOUDME_HOST_HOME={root.home}"]
-    alice, bob = (dataclasses.replace(User.made(name, folder, copy, within), helped=True) for name in ACCOUNTS)
-    root.cmnet("start", "--resolve", "none", "--allow-user", alice.name)
-    try:
-        yield Cloud(root, alice, bob)
-    finally:
-        for user in (alice, bob):
-            user.call("vmstop", "--timeout", "0s", "vm")
-            user.call("cmnet", "stop")
-        root.cmnet("stop")
-        shutil.rmtree(folder)
-    assert [*alice.processes(), *bob.processes()] == []
 
 
 def machine(user: User, name: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -130,111 +46,111 @@ def lists() -> str:
                    if path.exists())
 
 
-def test_a_users_machine_is_on_roots_bridge(cloud: Cloud) -> None:
+def test_a_users_machine_is_on_roots_bridge(sharing: Sharing) -> None:
     """Each file is what only root may write, and the list of a user what only he may read."""
     assert (ETC / "bridge.conf").read_text().splitlines()[1] == f"include {ETC}/cloudme.d/{ALICE}.conf"
     assert stat.S_IMODE((ETC / "bridge.conf").stat().st_mode) == 0o644
     own = ETC / f"cloudme.d/{ALICE}.conf"
-    assert (stat.S_IMODE(own.stat().st_mode), own.stat().st_uid, own.stat().st_gid) == (0o640, 0, cloud.alice.gid)
+    assert (stat.S_IMODE(own.stat().st_mode), own.stat().st_uid, own.stat().st_gid) == (0o640, 0, sharing.alice.gid)
     assert own.read_text().splitlines()[1] == "allow bridge0"
     assert "allow all" not in lists()
-    assert cloud.root.ports() == []
-    made = machine(cloud.alice, "vm0", "--network", "host")
+    assert sharing.root.ports() == []
+    made = machine(sharing.alice, "vm0", "--network", "host")
     assert made.returncode == 0, made.stderr
-    cloud.alice.run("vmstart", "vm0")
-    assert len(cloud.root.ports()) == 1
-    reserved = cloud.root.store.reservations("default")
-    nic = Store(cloud.alice.world).machine("vm0").nics[0]
+    sharing.alice.run("vmstart", "vm0")
+    assert len(sharing.root.ports()) == 1
+    reserved = sharing.root.store.reservations("default")
+    nic = Store(sharing.alice.world).machine("vm0").nics[0]
     assert (nic.mac, nic.address) == reserved[shared.reservation(ALICE, 0)]
-    refused = cloud.root.call("stop")
+    refused = sharing.root.call("stop")
     assert refused.returncode == os.EX_TEMPFAIL
     assert "machines of a user" in refused.stderr
-    cloud.alice.run("vmstop", "--timeout", "0s", "vm0")
-    assert cloud.root.ports() == []
-    assert cloud.alice.processes() == []
+    sharing.alice.run("vmstop", "--timeout", "0s", "vm0")
+    assert sharing.root.ports() == []
+    assert sharing.alice.processes() == []
 
 
-def test_who_was_not_allowed_is_refused_by_us_and_by_the_helper(cloud: Cloud) -> None:
-    made = machine(cloud.bob, "vm0", "--network", "host")
+def test_who_was_not_allowed_is_refused_by_us_and_by_the_helper(sharing: Sharing) -> None:
+    made = machine(sharing.bob, "vm0", "--network", "host")
     assert made.returncode == os.EX_NOPERM
     assert f"cmnet start default --allow-user {BOB}" in made.stderr
-    assert "access denied by acl file" in helped(cloud.bob, "bridge0").stderr
-    assert helped(cloud.alice, "bridge0").returncode == 0
+    assert "access denied by acl file" in helped(sharing.bob, "bridge0").stderr
+    assert helped(sharing.alice, "bridge0").returncode == 0
 
 
-def test_no_other_bridge_can_be_joined_whatever_a_user_pretends(cloud: Cloud) -> None:
+def test_no_other_bridge_can_be_joined_whatever_a_user_pretends(sharing: Sharing) -> None:
     """alice shows her commands records of her own making; the helper does not care."""
-    cloud.root.cmnet("create", "lab", "--cidr", "10.44.0.0/24", "--resolve", "none")
+    sharing.root.cmnet("create", "lab", "--cidr", "10.44.0.0/24", "--resolve", "none")
     try:
-        assert machine(cloud.alice, "vm0", "--network", "lab").returncode == os.EX_NOPERM
-        assert "access denied" in helped(cloud.alice, "cm-lab").stderr
-        forged = cloud.alice.home / "forged"
-        shutil.copytree(cloud.root.home / "networks", forged / "networks")
+        assert machine(sharing.alice, "vm0", "--network", "lab").returncode == os.EX_NOPERM
+        assert "access denied" in helped(sharing.alice, "cm-lab").stderr
+        forged = sharing.alice.home / "forged"
+        shutil.copytree(sharing.root.home / "networks", forged / "networks")
         record = forged / "networks/lab.json"
         record.write_text(record.read_text().replace('"users": []', f'"users": ["{ALICE}"]'))
         (forged / "networks/lab.dhcp").mkdir(exist_ok=True)
         name = shared.reservation(ALICE, 0)
         (forged / f"networks/lab.dhcp/{name}").write_text(f"52:54:00:00:00:09,10.44.0.9,{name}\n")
         subprocess.run(["chown", "-R", ALICE, forged], check=True)
-        liar = dataclasses.replace(cloud.alice, within=(*cloud.alice.within, "env", f"CLOUDME_HOST_HOME={forged}"))
+        liar = dataclasses.replace(sharing.alice, within=(*sharing.alice.within, "env", f"CLOUDME_HOST_HOME={forged}"))
         assert machine(liar, "vm0", "--network", "lab").returncode == 0
         started = liar.call("vmstart", "vm0")
         assert (started.returncode, "does not allow 'cm-lab'" in started.stderr) == (os.EX_NOPERM, True)
-        assert cloud.root.ports("cm-lab") == []
+        assert sharing.root.ports("cm-lab") == []
     finally:
-        cloud.root.cmnet("delete", "lab")
+        sharing.root.cmnet("delete", "lab")
 
 
-def test_a_user_sees_roots_network_and_changes_nothing_of_it(cloud: Cloud) -> None:
-    listed = json.loads(cloud.alice.run("cmnet", "list", "--json"))
+def test_a_user_sees_roots_network_and_changes_nothing_of_it(sharing: Sharing) -> None:
+    listed = json.loads(sharing.alice.run("cmnet", "list", "--json"))
     assert [(one["network"], one["shared"], one["started"]) for one in listed] == [
         ("default", False, False), ("host", True, True)]
     assert listed[1]["reservations"] == shared.CARDS
-    assert "root's" in cloud.alice.run("cmnet", "list")
-    assert len(json.loads(cloud.bob.run("cmnet", "list", "--json"))) == 1
+    assert "root's" in sharing.alice.run("cmnet", "list")
+    assert len(json.loads(sharing.bob.run("cmnet", "list", "--json"))) == 1
     for words in (["start", "host"], ["stop", "host"], ["delete", "host"], ["reload", "host"]):
-        for user in (cloud.alice, cloud.bob):
+        for user in (sharing.alice, sharing.bob):
             ended = user.call("cmnet", *words)
             assert ended.returncode == os.EX_NOPERM, (words, ended.stderr)
-    assert cloud.alice.call("cmnet", "start", "--allow-user", BOB).returncode == os.EX_NOPERM
-    assert cloud.alice.call("cmnet", "create", "host", "--cidr", "10.1.0.0/24").returncode == os.EX_CANTCREAT
+    assert sharing.alice.call("cmnet", "start", "--allow-user", BOB).returncode == os.EX_NOPERM
+    assert sharing.alice.call("cmnet", "create", "host", "--cidr", "10.1.0.0/24").returncode == os.EX_CANTCREAT
 
 
-def test_an_allowance_lasts_until_it_is_taken_back(cloud: Cloud) -> None:
-    reserved = cloud.root.store.reservations("default")
-    assert cloud.root.cmnet("start", "--resolve", "none", "-v") == ""
-    cloud.root.cmnet("stop")
+def test_an_allowance_lasts_until_it_is_taken_back(sharing: Sharing) -> None:
+    reserved = sharing.root.store.reservations("default")
+    assert sharing.root.cmnet("start", "--resolve", "none", "-v") == ""
+    sharing.root.cmnet("stop")
     assert lists() == ""
-    assert "access denied" in helped(cloud.alice, "bridge0").stderr or not (ETC / "bridge.conf").exists()
-    cloud.root.cmnet("start", "--resolve", "none")
-    assert cloud.root.store.reservations("default") == reserved
-    assert helped(cloud.alice, "bridge0").returncode == 0
-    said = cloud.root.cmnet("start", "--resolve", "none", "--allow-user", BOB, "--deny-user", ALICE, "-v")
+    assert "access denied" in helped(sharing.alice, "bridge0").stderr or not (ETC / "bridge.conf").exists()
+    sharing.root.cmnet("start", "--resolve", "none")
+    assert sharing.root.store.reservations("default") == reserved
+    assert helped(sharing.alice, "bridge0").returncode == 0
+    said = sharing.root.cmnet("start", "--resolve", "none", "--allow-user", BOB, "--deny-user", ALICE, "-v")
     assert f"give the addresses back that {ALICE} had" in said
-    assert (helped(cloud.alice, "bridge0").returncode, helped(cloud.bob, "bridge0").returncode) == (1, 0)
-    assert machine(cloud.alice, "vm0", "--network", "host").returncode == os.EX_NOPERM
-    network = cloud.root.store.network()
+    assert (helped(sharing.alice, "bridge0").returncode, helped(sharing.bob, "bridge0").returncode) == (1, 0)
+    assert machine(sharing.alice, "vm0", "--network", "host").returncode == os.EX_NOPERM
+    network = sharing.root.store.network()
     assert network and network.users == (BOB,)
     assert "allow all" not in lists()
-    assert cloud.root.call("start", "--allow-user", "nobody-of-that-name").returncode == os.EX_NOINPUT
-    assert cloud.root.call("start", "--allow-user", "root").returncode == os.EX_USAGE
+    assert sharing.root.call("start", "--allow-user", "nobody-of-that-name").returncode == os.EX_NOINPUT
+    assert sharing.root.call("start", "--allow-user", "root").returncode == os.EX_USAGE
 
 
-def test_machines_there_are_reached_from_outside_alone(cloud: Cloud) -> None:
+def test_machines_there_are_reached_from_outside_alone(sharing: Sharing) -> None:
     """Somebody answers at the machine's address on root's bridge; the user's own network has the same addresses."""
-    assert machine(cloud.alice, "vm0", "--network", "host").returncode == 0
-    cloud.alice.run("cmnet", "start")
-    cloud.alice.run("vmstart", "vm0")
-    address = Store(cloud.alice.world).machine("vm0").address
-    ip("-n", cloud.root.outside, "address", "add", f"{address}/32", "dev", "bridge0")
+    assert machine(sharing.alice, "vm0", "--network", "host").returncode == 0
+    sharing.alice.run("cmnet", "start")
+    sharing.alice.run("vmstart", "vm0")
+    address = Store(sharing.alice.world).machine("vm0").address
+    sharing.root.ip("address", "add", f"{address}/32", "dev", "bridge0")
     serve = ("import socket, sys\nserver = socket.create_server((sys.argv[1], 22))\nprint('ready', flush=True)\n"
              f"while True: server.accept()[0].sendall({GREETING!r}.encode())")
-    argv = ["nsenter", f"--net=/run/netns/{cloud.root.outside}", sys.executable, "-c", serve, str(address)]
+    argv = ["nsenter", f"--net=/run/netns/{sharing.root.outside}", sys.executable, "-c", serve, str(address)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout and server.stdout.readline() == "ready\n"
-            assert cloud.alice.run("vm", "--proxy", "vm0") == GREETING
-            assert cloud.alice.run(sys.executable, "-c", FROM_INSIDE, str(cloud.alice.programs)) == GREETING
+            assert sharing.alice.run("vm", "--proxy", "vm0") == GREETING
+            assert sharing.alice.run(sys.executable, "-c", FROM_INSIDE, str(sharing.alice.programs)) == GREETING
         finally:
             server.kill()
 

@@ -18,6 +18,7 @@ from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.names import Name
 from cloudme.model.ports import Host
+from cloudme.model.steps import Transaction
 from cloudme.operations import exposing, networks, playbooks, power
 from cloudme.operations.networks import sharing
 from cloudme.operations.networks.truth import HostFiles
@@ -142,7 +143,7 @@ def test_only_root_shares_and_only_the_hosts_own(store: Store, files: HostFiles)
     world = store.world
     network = dataclasses.replace(NETWORK, users=(OTHER,), resolve="none")
     for changed, error in ({"rootless": True}, NotPermitted), ({"realm": "demo"}, UsageError):
-        other = World(data=world.data, run=world.run, config=world.config, **changed)  # type: ignore[arg-type]
+        other = World(data=world.data, run=world.run, config=world.config, **changed)
         with pytest.raises(error):
             started(Store(other), files, network)
 
@@ -266,9 +267,12 @@ def test_such_a_machine_is_not_exposed(mine: Store) -> None:
     clones(mine, fakes.host())
     forward = Forward(protocol="tcp", address="127.0.0.1", port=8080, guest_port=80)
 
+
+    def expose(transaction: Transaction, *_: object) -> None:
+        exposing.expose(transaction, mine, "web00", forward)
+
     with pytest.raises(HostUnavailable, match="on a network of root's"):
-        go(lambda transaction, *_: exposing.expose(transaction, mine, "web00", forward) and None, fakes.host(), mine,
-           NETWORK, HostFiles())
+        go(expose, fakes.host(), mine, NETWORK, HostFiles())
 
 
 def test_options_go_with_start_and_create_alone() -> None:
