@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from bench.ratios import race
 from cloudme.host import relays, sockets
 from cloudme.host.run import Programs
+from cloudme.model import identity
 from cloudme.model.ports import Relay
 from cloudme.store import take_lock
 
@@ -55,7 +56,7 @@ def relayed(port: int) -> Iterator[int]:
             try:
                 relays.Relays(Programs()).start(Relay(
                     name="bench", protocol="tcp", address="127.0.0.1", port=port, lock=f"{folder}/relay",
-                    log=f"{folder}/log", machine=f"{folder}/lock"), listener.fileno())
+                    log=f"{folder}/log", machine=f"{folder}/lock", uid=identity.uid("relay")), listener.fileno())
                 yield listener.getsockname()[1]
             finally:
                 qemu.kill()

@@ -81,6 +81,17 @@ def addresses(store: Store, network: Network, count: int, but: Sequence[str] = (
     return shared.free(network, taken | set(but), count)
 
 
+def check_apart(isolate: bool, net_rate: int | None, networks: Sequence[Network]) -> None:
+    """Raises UsageError where a machine cannot be kept from its neighbours, or slowed down."""
+    for network in networks:
+        if network.shared and (isolate or net_rate):
+            raise UsageError(f"network '{network.name}' is root's, and no rules of yours hold there",
+                             hint="--isolate and --net-rate are for networks of your own (cmnet list)")
+        if isolate and network.external:
+            raise UsageError(f"network '{network.name}' is external: who is on it is not for us to say",
+                             hint="--isolate is for networks of ours (cmnet list)")
+
+
 def check_records(store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
     """Whether machines may have these addresses, by what is written here. Raises UsageError, AlreadyExists.
 

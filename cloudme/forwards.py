@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cloudme import index, layout
 from cloudme.errors import Busy, HostUnavailable, NotPermitted, UsageError
+from cloudme.model import identity
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.ports import Host, Relay
 from cloudme.store import Store
@@ -102,7 +103,7 @@ class Open:
             host.relays.start(Relay(
                 name=machine.name, protocol=self.forward.protocol, address=target(machine),
                 port=self.forward.guest_port, lock=path, log=f"{path}.log",
-                machine=layout.lock(self.store.folder(machine))), listener)
+                machine=layout.lock(self.store.folder(machine)), uid=identity.uid(f"{machine.uuid}/relay")), listener)
         finally:
             os.close(listener)
 

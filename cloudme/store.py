@@ -32,7 +32,7 @@ from cloudme.model.ports import Host, Target
 
 T = TypeVar("T")
 
-FROZEN = 0o444
+FROZEN, PRIVATE = 0o444, 0o600
 
 def blank(index: int = 0) -> str:
     """The empty overlay of disk number `index`, made once beside it: a clone's disk is a copy of it.
@@ -113,7 +113,7 @@ class Networks:
 
     def publish_network(self, network: Network) -> None:
         os.makedirs(self.world.networks, exist_ok=True)
-        write_atomic(self.world.network_record(network.name), records.dump(network))
+        write_atomic(self.world.network_record(network.name), records.dump(network), mode=PRIVATE)
 
     def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
         """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
@@ -199,7 +199,7 @@ class Store(Networks):
             for file, word in ((layout.OS_NAME, machine.image), (layout.ADDRESS, machine.address or "dhcp"),
                                (layout.MAC, machine.nics[0].mac), (layout.DISPLAY, display)):
                 write_atomic(os.path.join(self.folder(machine), file), f"{word}\n")
-        write_atomic(self.world.machine_record(machine.name), records.dump(machine))
+        write_atomic(self.world.machine_record(machine.name), records.dump(machine), mode=PRIVATE)
 
     def machine(self, name: str) -> Machine:
         return read(self.world.machine_record(name), records.machine, f"no machine '{name}'",
@@ -224,7 +224,7 @@ class Store(Networks):
     # templates
 
     def publish_template(self, template: Template) -> None:
-        write_atomic(self.world.template_record(template.name), records.dump(template))
+        write_atomic(self.world.template_record(template.name), records.dump(template), mode=PRIVATE)
 
     def template(self, name: str) -> Template:
         known = index.names(self.world.templates)
@@ -297,7 +297,7 @@ class Store(Networks):
     # images
 
     def publish_image(self, image: Image) -> None:
-        write_atomic(self.world.image_record(image.name), records.dump(image))
+        write_atomic(self.world.image_record(image.name), records.dump(image), mode=PRIVATE)
 
     def image(self, name: str) -> Image:
         known = ", ".join(i.name for i in self.images() if i.name != name)

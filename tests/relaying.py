@@ -15,6 +15,7 @@ from typing import Literal
 
 from cloudme.host import holders, relays, sockets
 from cloudme.host.run import Programs
+from cloudme.model import identity
 from cloudme.model.ports import Relay
 from cloudme.store import take_lock
 
@@ -36,7 +37,7 @@ class Qemu:
 
     def way(self, port: int, protocol: Literal["tcp", "udp"] = "tcp", name: str = "way") -> Relay:
         return Relay(name="web00", protocol=protocol, address="127.0.0.1", port=port, lock=str(self.folder / name),
-                     log=str(self.folder / f"{name}.log"), machine=self.lock)
+                     log=str(self.folder / f"{name}.log"), machine=self.lock, uid=identity.uid("relay"))
 
     def serve(
         self, port: int, protocol: Literal["tcp", "udp"] = "tcp", address: str = "127.0.0.1",

@@ -40,7 +40,7 @@ class Here:
         return bridgehelper.tap(self._run, bridge)
 
     def bridge_exists(self, bridge: str) -> bool:
-        return netlink.Links(self).bridge_exists(bridge)
+        return netlink.Links(self, self._run).bridge_exists(bridge)
 
     def tcp(self) -> int:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach()

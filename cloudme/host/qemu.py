@@ -13,12 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+from cloudme import layout
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
-from cloudme.formats import evidence
-from cloudme.host import holders, qmp
+from cloudme.host import confine, handover, holders, qmp
 from cloudme.host.holders import holder, last_words, pidfd_of
+from cloudme.model import identity
+from cloudme.model.confinement import Confinement
+from cloudme.model.groups import Groups
 from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
+from cloudme.qemu import files
 from cloudme.qemu import launch as rendering
 from cloudme.store import reported, take_lock
 
@@ -32,12 +36,16 @@ QUIT_S = 5
 class Qemu:
     """Implements `Hypervisor`."""
 
-    def __init__(self, run: Run, net: Net) -> None:
+    def __init__(self, run: Run, net: Net, groups: Groups | None = None, *, confined: bool = True) -> None:
+        """groups: None where machines stay in ours. confined: False only to see what it costs."""
         self._run = run
         self._net = net
+        self._groups = groups
+        self._confined = confined
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
-        if self._run.find(launch.binary) is None:
+        binary = self._run.find(launch.binary)
+        if binary is None:
             raise HostUnavailable(f"the program '{launch.binary}' is not installed", hint="apt install qemu-system-x86")
         with contextlib.ExitStack() as mine, reported(launch.run_folder):
             lock = take_lock(launch.lock)
@@ -45,16 +53,25 @@ class Qemu:
             _check_frozen(launch)
             os.utime(lock)  # its time is that of the start: vmrunning's `since`
             os.makedirs(launch.run_folder, 0o700, exist_ok=True)
+            launch = handover.chained(launch)
+            uid = _own_uid(launch) if self._confined else None
             fds = {}
             for listener in (*launch.monitors, *launch.chardevs):
                 fds[listener.role] = mine.enter_context(_listening(listener.path))
-            for tap in launch.taps:
-                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac, outside=tap.outside)
-                mine.callback(os.close, fds[tap.netdev])
-            _begin_logs(launch)
-            argv = rendering.argv(launch, fds)
-            pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
+            for tap, fd in zip(launch.taps, self._net.taps(launch.taps), strict=True):
+                fds[tap.netdev] = fd
+                mine.callback(os.close, fd)
+            handover.begin_logs(launch)
+            fds |= handover.opened(launch, uid, mine)
+            ours, its = handover.word(mine)
+            pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
+                                  confinement=_confinement(launch, uid, binary) if self._confined else None)
+            os.write(ours, f"{pid}\n".encode())
         try:
+            if launch.group and self._groups:
+                self._groups.hold(launch.group, pid)
+            if launch.pid_file:
+                handover.link(launch.pid_file, f"/proc/{pid}/fd/{its}")
             self._await_greeting(launch, pid, timeout_s)
         except BaseException:
             with contextlib.suppress(ProcessLookupError), pidfd_of(pid) as pidfd:
@@ -147,14 +164,15 @@ class Qemu:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
 
 
-def _begin_logs(launch: Launch) -> None:
-    """QEMU's own words begin anew, the consoles' go on below a line that says so."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(launch.output)
-    for listener in launch.chardevs:
-        if listener.log:
-            with open(listener.log, "a", encoding="utf-8") as log:
-                log.write(f"\n{evidence.START_MARK} {launch.name}, {time.strftime('%Y-%m-%d %H:%M:%S')} --\n")
+def _own_uid(launch: Launch) -> int | None:
+    """As whom QEMU runs: where root starts it a user of the machine's own, else the one who does."""
+    uid = identity.uid(launch.uuid)
+    return uid if confine.foreign(uid) else None
+
+
+def _confinement(launch: Launch, uid: int | None, binary: str) -> Confinement:
+    groups = confine.kvm_groups() if uid is not None and launch.accel == "kvm" else ()
+    return Confinement(uid=uid, groups=groups, reach=files.reach(launch, binary, layout.own(launch.run_folder)))
 
 
 def _check_frozen(launch: Launch) -> None:

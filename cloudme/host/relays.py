@@ -5,18 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import stat
 import sys
 
 from cloudme.errors import Busy, PeerError, TimedOut
-from cloudme.host import holders
+from cloudme.host import confine, holders
 from cloudme.model import ports
+from cloudme.model.confinement import Confinement
 from cloudme.store import reported, take_lock
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "relay.py")
-PYTHON = os.path.realpath(sys.executable)
-"""Both are found by who has no rights: a checkout, or an environment, may lie in root's home."""
+SYSTEM_PYTHON = "/usr/bin/python3"
 READY_S, END_S = 30, 5
 """What one gets to serve, and to be gone after SIGKILL: moments."""
+
+
+def python() -> str:
+    """Ours, if others may run it: an environment may lie in root's home. The program is passed as a descriptor."""
+    found = os.path.realpath(sys.executable)
+    folder = os.path.dirname(found)
+    while folder != os.path.dirname(folder) and os.stat(folder).st_mode & stat.S_IXOTH:
+        folder = os.path.dirname(folder)
+    return found if folder == os.path.dirname(folder) else SYSTEM_PYTHON
 
 
 class Relays:
@@ -36,9 +46,10 @@ class Relays:
             ended, ready = os.pipe()
             told = mine.enter_context(open(ended, "rb"))
             try:
-                argv = [PYTHON, "-I", "-S", f"/proc/self/fd/{program}", relay.name, relay.protocol, relay.address,
+                argv = [python(), "-I", "-S", f"/proc/self/fd/{program}", relay.name, relay.protocol, relay.address,
                         str(relay.port), *map(str, (listener, qemu, ready))]
-                self._run.spawn(argv, stdout=relay.log, fds=[program, lock, listener, qemu, ready])
+                self._run.spawn(argv, stdout=relay.log, fds=[program, lock, listener, qemu, ready],
+                                confinement=Confinement(uid=relay.uid if confine.foreign(relay.uid) else None))
             finally:
                 os.close(ready)
             poller = select.poll()

@@ -115,7 +115,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it.
+    """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it, 0: all.
 
     cpus: the time of so many CPUs, as 1.5. cpu_weight: 1 to 10000, against the 100 of others. memory_mib: the guest's
     and QEMU's own together. io_bps: bytes a second, of reading and of writing each.
@@ -228,3 +228,6 @@ class CloneRequest:
     where: str = "command line"
     networks: tuple[Name, ...] = (DEFAULT_NETWORK,)
     addresses: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    isolate: bool = False
+    net_rate: int | None = None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
+from cloudme.model.confinement import Confinement
+from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
 from cloudme.model.guestports import Ended as Ended
 from cloudme.model.guestports import HostReport as HostReport
@@ -18,7 +20,7 @@ from cloudme.model.guestports import Progress as Progress
 from cloudme.model.guestports import Shell as Shell
 from cloudme.model.guestports import Streams as Streams
 from cloudme.model.guestports import Target as Target
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
 
 
@@ -27,10 +29,13 @@ class Run(Protocol):
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         """Wait for the program and return what it printed on stdout."""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
         `fds` are inherited under their own numbers. Returns the pid.
@@ -56,6 +61,15 @@ class Monitor(Protocol):
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
+
+    def give(self, name: str, fd: int) -> None:
+        """Likewise a copy of our descriptor `fd`."""
+
+    def join(self, name: str, other: Monitor) -> None:
+        """Connect this QEMU with another: both know it as `fd:<name>`."""
+
+    def admit(self, path: str) -> str:
+        """Let QEMU read and write the file `path`, and return the name by which it may open it."""
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
@@ -106,6 +120,7 @@ class Relay:
     """A process that takes what comes to a port of the host's to a machine.
 
     lock, log: its files. machine: the lock of the machine, with whose QEMU it ends. address, port: the machine's.
+    uid: whose it is where root starts it.
     """
 
     name: str
@@ -115,6 +130,7 @@ class Relay:
     lock: str
     log: str
     machine: str
+    uid: int
 
 
 class Relays(Protocol):
@@ -135,13 +151,18 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        """Make a tap for each card and return the descriptors; a tap is gone when the last copy of its own is closed.
 
-        No bridge: it leads nowhere. outside: the bridge is root's, in the host's own namespace.
-
+        Each is guarded before it becomes a port of its bridge; those that QEMU's helper makes are not.
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        """Guard the taps of these cards anew, where they are there; there is no moment without a guard."""
+
+    def sweep(self) -> None:
+        """Take away what is left of the guards of taps that are gone."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""
@@ -295,6 +316,7 @@ class Host:
 
     run: Run
     qemu: Hypervisor
+    groups: Groups
     net: Net
     outside: Outside
     relays: Relays

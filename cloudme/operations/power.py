@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import forwards, layout
+from cloudme import forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -31,8 +31,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     networks = store.networks_of(settings, stopped)
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           networks=networks))
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings))
         for machine in stopped
     ]), *forwards.opening(store, stopped)])
     return stopped
@@ -53,6 +52,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
     for machine in machines:
+        host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)
             try:
@@ -81,6 +81,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+    host.groups.sweep()
     forwards.end(host, store, machines)
 
 

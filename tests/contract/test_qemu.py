@@ -58,7 +58,7 @@ def made(place: launch.Place, name: str = "web00") -> Launch:
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(raw), f"{place.folder}/disk.qcow2"], check=True)
     machine = Machine(
         name=Name(name), uuid="8b18191a-234f-45ce-b43c-b46e28cd2f70", group="g", type=Name("t"), template=None,
-        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2" if name != "broken" else "no", size_bytes=1),),
+        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2" if name != "broken" else "raw", size_bytes=1),),
         nics=(), access=Access(user="root", key_of=Name("t"), seeded=False), created="")
     return launch.of(machine, place)
 

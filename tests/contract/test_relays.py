@@ -13,8 +13,9 @@ import pytest
 
 from cloudme import index
 from cloudme.errors import Busy, CloudMeError, NotPermitted, PeerError, UsageError
-from cloudme.host import relays, sockets
+from cloudme.host import holders, relays, sockets
 from cloudme.host.run import Programs
+from cloudme.model import identity
 from tests import fakes
 from tests.relaying import Qemu, connect, echo, free, server, standing
 
@@ -52,6 +53,17 @@ def test_it_is_ended_and_its_port_is_free_then(qemu: Qemu, protocol: Literal["tc
     relays.Relays(Programs()).end(str(qemu.folder / "way0"))
     os.close(sockets.listen(protocol, *where))
     relays.Relays(Programs()).end(str(qemu.folder / "way0"))
+
+
+def test_it_has_no_right_and_is_nobody(qemu: Qemu) -> None:
+    qemu.serve(free())
+    with holders.holder(str(qemu.folder / "way0")):
+        pid = holders.open_by(str(qemu.folder / "way0"))
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert [int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")] == [0, 0, 0, 0]
+    assert status["NoNewPrivs"].strip() == "1"
+    uid = identity.uid("relay") if os.geteuid() == 0 else os.geteuid()
+    assert status["Uid"].split() == status["Gid"].split() == [str(uid)] * 4
 
 
 def test_it_has_nothing_open_but_what_it_needs(qemu: Qemu) -> None:

@@ -56,7 +56,7 @@ def test_a_named_realm_is_another_one(users: list[User]) -> None:
     user.run("cmnet", "start")
     user.run("cmnet", "start", "--realm", "other")
     namespaces = {os.readlink(f"/proc/{pid}/ns/net") for pid in (
-        keeper(user), int((user.home / "run/realms.other/networks.default/dnsmasq.pid").read_text()))}
+        keeper(user), int((user.home / "run/realms.other/networks.default/own/dnsmasq.pid").read_text()))}
     assert len(namespaces) == 2
     user.run("cmnet", "stop", "--realm", "other")
     assert "started" in user.run("cmnet", "status")

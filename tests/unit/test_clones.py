@@ -109,7 +109,7 @@ def test_a_machine_that_somebody_else_started_meanwhile_is_not_ended_by_our_undo
     template(store, host)
     (machine,) = instantiate(store, host, request())
     step = power.Start(store, machine, launch.Place(folder=store.folder(machine), run="/run/x", accel="tcg",
-                                                          networks={DEFAULT_NETWORK: Settings().network()}))
+                                                    networks={DEFAULT_NETWORK: Settings().network()}))
     with pytest.raises(Busy), Transaction(host, lambda line: None) as transaction:
         transaction.apply([step])
     assert store.is_running(machine)

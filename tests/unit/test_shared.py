@@ -283,6 +283,12 @@ def test_options_go_with_start_and_create_alone() -> None:
             network.run(program("cmnet").parser().parse_args(words))
 
 
+def test_what_a_user_cannot_promise_there_is_refused(mine: Store) -> None:
+    for more in ({"isolate": True}, {"net_rate": 1_000_000}):
+        with pytest.raises(UsageError, match="no rules of yours hold there"):
+            instantiate(mine, fakes.host(), request(networks=(Name("host"),), **more))
+
+
 def test_a_tap_of_another_network_is_inside(mine: Store) -> None:
     (machine,) = clones(mine, fakes.host(), 1, "default")
     place = launch.Place(folder="/m", run="/r", accel="tcg", networks=mine.networks_of(SETTINGS, [machine]))

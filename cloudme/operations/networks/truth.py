@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,14 +15,10 @@ from cloudme.model.hostconfig import Resolve
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.networks import changes, sharing
+from cloudme.operations.networks import changes, serving, sharing
 from cloudme.operations.networks.changes import Block, Reversed
 from cloudme.store import Store
 
-SERVICE_USER = "dnsmasq"
-"""Whom Debian's dnsmasq-base makes."""
-WHOLE_ID_RANGE = "4294967295"
-"""user_namespaces(7): the length in /proc/PID/uid_map of the initial user namespace."""
 STUB = "127.0.0.53"
 """systemd-resolved(8): where it listens; names in resolv.conf where the host asks it."""
 RELOAD_NAMES = ("nmcli", "general", "reload", "dns-full")
@@ -81,7 +75,7 @@ def want(host: Host, store: Store, network: Network) -> Wanted:
         return Wanted(network=network, rules="", configuration="")
     return Wanted(
         network=network, rules=dhcp.rules(network, store.world),
-        configuration=dhcp.configuration(network, store.world, user=_service_user(store.world),
+        configuration=dhcp.configuration(network, store.world, user=serving.user(store.world),
                                          resolv_file=_resolv_file(store.world)),
     )
 
@@ -190,12 +184,13 @@ def mode(host: Host, world: World, wanted: str) -> Resolve:
     return chosen
 
 
-def notes(host: Host, network: Network, files: HostFiles) -> list[str]:
-    """What of the host's own rules drops forwarded packets by default: an accept in our table does not outweigh it; and
-    what keeps users out of a network that is shared with them."""
+def notes(host: Host, network: Network, files: HostFiles = HOST_FILES) -> list[str]:
+    """That machines are not guarded. What of the host's own rules drops forwarded packets by default: an accept in our
+    table does not outweigh it. What keeps users out of a network that is shared with them."""
+    unguarded = [] if network.guarded else ["machines may send what they like (no guard)"]
     listing = json.loads(host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
     chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
-    return [
+    return unguarded + [
         f"the host's nft chain '{chain['table']} {chain['name']}' drops by default: guests may not get out"
         for chain in chains
         if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != dhcp.table(network)
@@ -292,23 +287,3 @@ def _resolv_file(world: World) -> str | None:
         return "/etc/resolv.conf"
     own = f"/etc/netns/{os.path.basename(world.namespace)}/resolv.conf"
     return own if os.path.exists(own) else None
-
-
-def _service_user(world: World) -> str:
-    """Whom dnsmasq becomes: its own user, where there is one who can get at our folders; '' where it stays who it is.
-
-    A home below a folder that others may not enter, and a user namespace, are such places.
-    """
-    try:
-        pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return ""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        if file.read().split()[2] != WHOLE_ID_RANGE:
-            return ""
-    folder = world.networks
-    while folder != os.path.dirname(folder):
-        if os.path.exists(folder) and not os.stat(folder).st_mode & stat.S_IXOTH:
-            return ""
-        folder = os.path.dirname(folder)
-    return SERVICE_USER
