@@ -52,12 +52,20 @@ def me() -> str:
 
 def network(name: str) -> Network | None:
     """Root's network that users call `name`; None where there is none. Raises NotPermitted where we may not use it."""
-    found = _read(DEFAULT_NETWORK if name == HOST else name) if name != DEFAULT_NETWORK else None
-    if found is None:
+    if name == DEFAULT_NETWORK:
         return None
-    if me() not in found.users:
+    said = DEFAULT_NETWORK if name == HOST else name
+    path = layout.host_world().network_record(said)
+    found: Network | None = None
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = records.network(file.read(), path)
+    except (OSError, StoreError):
+        if not os.path.exists(path):
+            return None  # else it is shared with nobody, and root's alone to read
+    if found is None or me() not in found.users:
         raise NotPermitted(f"'{name}' is root's network, and not for {me()}",
-                           hint=f"an administrator allows it: sudo cmnet start {found.name} --allow-user {me()}")
+                           hint=f"an administrator allows it: sudo cmnet start {said} --allow-user {me()}")
     return dataclasses.replace(found, name=Name(name), shared=True)
 
 
@@ -95,12 +103,3 @@ def free(network: Network, taken: set[str], count: int) -> list[str]:
         raise Busy(f"{len(found)} of the {len(ours)} cards that {me()} may have on root's network '{network.name}' are "
                    f"free, {count} are wanted", hint="destroy machines, or use a network of your own")
     return found
-
-
-def _read(name: str) -> Network | None:
-    path = layout.host_world().network_record(name)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return records.network(file.read(), path)
-    except (OSError, StoreError):
-        return None

@@ -112,8 +112,10 @@ class Networks:
             {user for name in self.reservations(network) if (user := shared.user_of(name))}))
 
     def publish_network(self, network: Network) -> None:
+        """Users read the record of what is shared with them."""
         os.makedirs(self.world.networks, exist_ok=True)
-        write_atomic(self.world.network_record(network.name), records.dump(network), mode=PRIVATE)
+        write_atomic(self.world.network_record(network.name), records.dump(network),
+                     mode=0o644 if network.users else PRIVATE)
 
     def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
         """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""

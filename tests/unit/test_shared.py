@@ -219,6 +219,14 @@ def test_networks_that_are_not_shared_are_refused_and_others_are_not_there(root:
         root.network_of(SETTINGS, "host")
 
 
+def test_the_record_of_what_is_shared_is_there_to_be_read(root: Store) -> None:
+    def mode(name: str) -> int:
+        return stat.S_IMODE(os.stat(root.world.network_record(name)).st_mode)
+
+    root.publish_network(dataclasses.replace(NETWORK, name=Name("lab"), bridge="cm-lab"))
+    assert (mode("default"), mode("lab")) == (0o644, 0o600)
+
+
 def test_ones_own_network_of_that_name_comes_first(root: Store, mine: Store) -> None:
     root.publish_network(dataclasses.replace(SHARED, name=Name("lab"), bridge="cm-lab"))
     own = dataclasses.replace(NETWORK, name=Name("lab"), bridge="cm-mine")
