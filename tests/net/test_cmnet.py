@@ -333,18 +333,6 @@ def test_on_the_host_itself_names_resolve_and_the_bridge_helper_helps(home: Path
     assert ended.stdout.splitlines()[-2:] == ["1", "1"]
 
 
-@pytest.mark.parametrize("arguments", [("start",), ("start", "--realm", "nobodys"), ("stop",), ("status",)])
-def test_who_may_not_is_told_what_would_permit_it(home: Path, arguments: tuple[str, ...]) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become nobody")
-    home.chmod(0o777)
-    ended = subprocess.run([sys.executable, str(CMNET), *arguments], capture_output=True, text=True, check=False,
-                           user=65534, group=65534, extra_groups=[], env={"CLOUDME_HOME": str(home)}, cwd="/")
-    assert ended.returncode == 77, ended.stderr
-    assert "(run it with sudo)" in ended.stderr
-    assert list(home.iterdir()) == []
-
-
 @pytest.mark.timeout(60)
 def test_ctrl_c_while_dnsmasq_starts_leaves_nothing(make_realm: Callable[[], Realm]) -> None:
     """A named pipe as a part of its configuration holds dnsmasq up, until cmnet is interrupted."""

@@ -208,7 +208,7 @@ def _networkmanager(network: Network, files: HostFiles) -> str:
 
 def _block_files(world: World, network: Network, files: HostFiles) -> list[str]:
     """Those in which there may be a block of the network's, now or when it is as it should be."""
-    found = [files.hosts, _networkmanager(network, files)]
+    found = [] if world.rootless else [files.hosts, _networkmanager(network, files)]
     if world.private:  # QEMU's helper acts in the host's own namespace only
         return found
     known = os.listdir(files.users) if os.path.isdir(files.users) else []
