@@ -93,15 +93,14 @@ class User:
         return ended.stdout
 
     def processes(self) -> list[str]:
-        """The command lines of what runs as this user; a zombie has none."""
+        """The command lines of what runs as this user for this home; a zombie has none."""
         found = []
         for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if os.stat(f"/proc/{entry}").st_uid == self.uid or f"Uid:\t{self.uid}\t" in Path(
-                        f"/proc/{entry}/status").read_text():
-                    found.append(Path(f"/proc/{entry}/cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                folder = Path("/proc", entry)
+                if f"Uid:\t{self.uid}\t" in (folder / "status").read_text() and \
+                        f"HOME={self.home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
         return [line for line in found if line]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,7 @@ def test_a_port_of_the_host_leads_into_a_users_realm(users: list[User], outside:
                                                            address="10.210.0.1"),))
     user.run("mkdir", "-p", store.folder(made), store.run_folder(made))
     store.publish(made)
+    shutil.chown(store.world.machine_record("web00"), user.name)
     user.run("touch", layout.lock(store.folder(made)))
     lock = take_lock(layout.lock(store.folder(made)))
     enter = ["nsenter", f"--target={keeper(user)}", "--user", "--net", "--preserve-credentials"]
