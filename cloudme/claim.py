@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import layout
+from cloudme import index, layout, shared
 from cloudme.errors import AlreadyExists, NotPermitted, UsageError
+from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.machine import Machine, Nic
 from cloudme.model.names import Name
 from cloudme.model.network import Network, check_address, slaac
 from cloudme.model.ports import Host
 from cloudme.model.steps import deferred
-from cloudme.store import Store
+from cloudme.store import Networks, Store
 
 
 @dataclass(slots=True)
@@ -55,15 +56,37 @@ class Claim:
 
 
 def nic(network: Network, uuid: str, index: int, address: str | None) -> Nic:
-    """Card number `index` of a machine. Where DHCP is not ours, an address is told by the seed."""
+    """Card number `index` of a machine. Where DHCP is not ours, an address is told by the seed.
+
+    On root's network the card is the one that root has reserved the address for.
+    """
     mac = identity.mac(uuid, index)
+    if network.shared and not network.external and address:
+        mac = shared.allotment(network)[address]
     return Nic(network=network.name, mac=mac, address=address, address6=slaac(network, mac),
                static=network.external and address is not None)
 
 
-def check_apart(isolate: bool, networks: Sequence[Network]) -> None:
-    """Raises UsageError where a machine cannot be kept from its neighbours."""
+def addresses(store: Store, network: Network, count: int, but: Sequence[str] = ()) -> list[str]:
+    """Free ones of a network whose DHCP is ours, or root's: that has one allotment for all realms of a user's.
+
+    but:     those that somebody is about to take.
+    Raises:  Busy.
+    """
+    worlds = [store.world]
+    if network.shared:
+        worlds += [World(data=store.world.data, run=store.world.run, config=store.world.config, realm=realm)
+                   for realm in ("", *index.names(os.path.join(store.world.data, "realms")))]
+    taken = {address for world in worlds for address in Networks(world).owners(network.name)}
+    return shared.free(network, taken | set(but), count)
+
+
+def check_apart(isolate: bool, net_rate: int | None, networks: Sequence[Network]) -> None:
+    """Raises UsageError where a machine cannot be kept from its neighbours, or slowed down."""
     for network in networks:
+        if network.shared and (isolate or net_rate):
+            raise UsageError(f"network '{network.name}' is root's, and no rules of yours hold there",
+                             hint="--isolate and --net-rate are for networks of your own (cmnet list)")
         if isolate and network.external:
             raise UsageError(f"network '{network.name}' is external: who is on it is not for us to say",
                              hint="--isolate is for networks of ours (cmnet list)")
@@ -76,14 +99,18 @@ def check_records(store: Store, network: Network, addresses: Sequence[str], *, o
     """
     if addresses:
         owners = {address: name for address, name in store.owners(network.name).items() if name != own}
+        ours = shared.allotment(network) if network.shared and not network.external else addresses
         for address in addresses:
             check_address(network, address, owners)
+            if address not in ours:
+                raise UsageError(f"root has not set {address} aside for you on '{network.name}'",
+                                 hint=f"you have {', '.join(ours) or 'none'}")
 
 
 def check_free(host: Host, store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
     """Likewise, and nobody answers at them. That takes a second: not under the store's lock."""
     check_records(store, network, addresses, own=own)
-    if not addresses or not host.net.bridge_exists(network.bridge):
+    if not addresses or network.shared or not host.net.bridge_exists(network.bridge):
         return
     for link in host.net.links().values():
         if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):

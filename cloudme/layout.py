@@ -237,6 +237,12 @@ def world(realm: str | None = None) -> World:
     )
 
 
+def host_world() -> World:
+    """Root's own, in the host's namespaces, as users look into it. CLOUDME_HOST_HOME names another one, for tests."""
+    return World(data=os.environ.get("CLOUDME_HOST_HOME") or "/var/lib/cloudme", run="/run/cloudme",
+                 config="/etc/cloudme")
+
+
 def text_templates() -> str:
     """The folder of the *.j2 files: beside the package in a checkout, else where setup.cfg installs them."""
     import sys

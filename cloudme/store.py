@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import os
 import shutil
@@ -17,8 +16,12 @@ from dataclasses import dataclass
 from ipaddress import IPv6Interface
 from typing import TypeVar
 
-from cloudme import index, layout
-from cloudme.errors import AlreadyExists, Busy, NotFound, NotPermitted, StoreError
+from cloudme import index, layout, shared
+from cloudme.disk import reported as reported
+from cloudme.disk import sync_folder as sync_folder
+from cloudme.disk import take_lock as take_lock
+from cloudme.disk import write_atomic as write_atomic
+from cloudme.errors import AlreadyExists, NotFound
 from cloudme.formats import records
 from cloudme.layout import World
 from cloudme.model.hostconfig import Settings
@@ -43,62 +46,6 @@ TEMPLATE_PREFIX = "template-"
 """A template that boots has the name 'template-<name>' on its network: a machine may have its plain name."""
 
 
-@contextlib.contextmanager
-def reported(path: str) -> Iterator[None]:
-    """Turns OSErrors into what they mean for the user: full disk, no permission, unreadable."""
-    try:
-        yield
-    except PermissionError as error:
-        raise NotPermitted(f"{error.filename or path}: {error.strerror}",
-                           hint="run it with sudo, or set CLOUDME_HOME to a folder of your own") from error
-    except OSError as error:
-        hint = "make room, or set CLOUDME_HOME to another disk" if error.errno == errno.ENOSPC else None
-        raise StoreError(f"{error.filename or path}: {error.strerror}", hint=hint) from error
-
-
-def write_atomic(path: str, text: str, *, mode: int = 0o644) -> None:
-    """Write `text` so that a crash leaves the old file or the new one: tmp, fsync, rename, fsync of the folder."""
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
-    with reported(path):
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                os.fchmod(fd, mode)  # whatever the umask is: dnsmasq reads some of these as its own user
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        sync_folder(os.path.dirname(path))
-
-
-def sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def take_lock(path: str, *, shared: bool = False) -> int:
-    """Take the OFD lock on `path` and return its descriptor, which holds it until the last copy is closed.
-
-    Raises:  Busy where somebody holds it, or, if it is not to be shared, shares it.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, index.READ_LOCK if shared else index.WRITE_LOCK)
-    except OSError as error:
-        os.close(fd)
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise Busy(f"{os.path.dirname(path)} is in use") from error
-        raise
-    return fd
-
-
 @dataclass(frozen=True, slots=True)
 class Networks:
     """The networks of one world, and whose their addresses are."""
@@ -106,11 +53,16 @@ class Networks:
     world: World
 
     def network_of(self, settings: Settings, name: str = DEFAULT_NETWORK) -> Network:
-        """The network as it was last started or created; the default one, else, as the settings have it."""
+        """The network as it was last started or created; the default one, else, as the settings have it.
+
+        A user has root's networks, too, where he is allowed to. Raises NotFound, NotPermitted.
+        """
         if found := self.network(name):
             return found
         if name == DEFAULT_NETWORK:
             return self.designed(settings)
+        if self.world.rootless and (found := shared.network(name)):
+            return found
         raise NotFound(f"no network '{name}'", hint=f"cmnet create {name} --cidr ...; cmnet list")
 
     def designed(self, settings: Settings) -> Network:
@@ -126,6 +78,10 @@ class Networks:
         names = dict.fromkeys(nic.network for machine in machines for nic in machine.nics)
         return {name: self.network_of(settings, name) for name in names}
 
+    def is_shared(self, name: str) -> bool:
+        """Whether the network is root's, and we are a user."""
+        return self.world.rootless and name != DEFAULT_NETWORK and self.network(name) is None
+
     def networks(self) -> list[Network]:
         """Those that were started or created, sorted by name."""
         found = []
@@ -140,7 +96,7 @@ class Networks:
         alive = {name for name in index.names(self.world.machines)
                  if index.state(self.world.machine(name), layout.MACHINE_RECORD) != "debris"}
         return {address: name for name, (_, address) in self.reservations(network).items()
-                if name in alive or name.startswith(TEMPLATE_PREFIX)}
+                if name in alive or name.startswith(TEMPLATE_PREFIX) or shared.user_of(name)}
 
     def network(self, name: str = DEFAULT_NETWORK) -> Network | None:
         """The network as it was last started; None where it never was."""
@@ -149,9 +105,17 @@ class Networks:
         except NotFound:
             return None
 
+    def users(self, network: str) -> tuple[str, ...]:
+        """Who may have machines on it, whether it is started or not: what was set aside for them stays."""
+        found = self.network(network)
+        return found.users if found else tuple(sorted(
+            {user for name in self.reservations(network) if (user := shared.user_of(name))}))
+
     def publish_network(self, network: Network) -> None:
+        """Users read the record of what is shared with them."""
         os.makedirs(self.world.networks, exist_ok=True)
-        write_atomic(self.world.network_record(network.name), records.dump(network), mode=PRIVATE)
+        write_atomic(self.world.network_record(network.name), records.dump(network),
+                     mode=0o644 if network.users else PRIVATE)
 
     def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
         """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
@@ -302,6 +266,7 @@ class Store(Networks):
             name=machine.name, address=machine.address, user=machine.access.user,
             key_file=self._key_file(machine),
             known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
+            outside=self.is_shared(machine.nics[0].network),
         )
 
     def _key_file(self, machine: Machine) -> str:

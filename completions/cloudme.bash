@@ -145,8 +145,8 @@ _cloudme_cmimage() {
 complete -F _cloudme_cmimage cmimage
 
 _cloudme_cmnet() {
-    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --no-guard --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
+    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --allow-user --deny-user --no-guard --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --allow-user:none --deny-user:none --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
         '=start=stop=status=reload=create=delete=list networks'
 }
 complete -F _cloudme_cmnet cmnet

@@ -297,8 +297,8 @@ class FakeStreams:
     def console(self, path: str, *, timeout_s: float | None = None) -> None:
         self.joined.append((path, timeout_s))
 
-    def relay(self, address: str, port: int) -> None:
-        self.joined.append((address, port))
+    def relay(self, address: str, port: int, *, outside: bool = False) -> None:
+        self.joined.append((address, port, "outside") if outside else (address, port))
 
 
 @dataclass
@@ -354,11 +354,13 @@ class FakePlaybooks:
 
 @dataclass
 class FakeOutside:
-    """listening: what was asked for; taken: ports that nobody can have. ran: every argv."""
+    """listening: what was asked for; taken: ports that nobody can have. ran: every argv. doors: their paths."""
 
     listening: list[tuple[str, str, int]] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
     ran: list[list[str]] = field(default_factory=list)
+    bridges: set[str] = field(default_factory=lambda: {"bridge0"})
+    doors: list[str] = field(default_factory=list)
 
     def listen(self, protocol: str, address: str, port: int) -> int:
         if port in self.taken:
@@ -368,6 +370,15 @@ class FakeOutside:
 
     def tap(self, bridge: str) -> int:
         return os.open(os.devnull, os.O_RDWR)
+
+    def bridge_exists(self, bridge: str) -> bool:
+        return bridge in self.bridges
+
+    def tcp(self) -> int:
+        return os.open(os.devnull, os.O_RDWR)
+
+    def door(self, path: str) -> None:
+        self.doors.append(path)
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         self.ran.append(list(argv))
@@ -476,7 +487,7 @@ class FakeFiles:
     def changed_s(self, path: str) -> float:
         return self.changed.get(path, 0)
 
-    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
         self.texts[path] = text
         self.modes[path] = mode
 

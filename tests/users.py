@@ -33,12 +33,14 @@ def programs(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class User:
-    """One of them. within: what every command line begins with."""
+    """One of them. within: what every command line begins with. helped: setuid programs help him, as people who log in.
+    """
 
     name: str
     home: Path
     programs: Path
     within: tuple[str, ...] = ()
+    helped: bool = False
 
     @classmethod
     def made(cls, name: str, folder: Path, programs: Path, within: Sequence[str] = ()) -> User:
@@ -67,8 +69,9 @@ class User:
         ours = [path for folder in ("bin", "sbin") if (path := self.programs / folder / words[0]).exists()]
         if ours and not os.path.isabs(words[0]):
             words = (sys.executable, str(ours[0]), *words[1:])
+        never = [] if self.helped else ["--no-new-privs", "--bounding-set=-all"]
         return [*self.within, "setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups",
-                "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", *words]
+                *never, "--inh-caps=-all", *words]
 
     @property
     def env(self) -> dict[str, str]:

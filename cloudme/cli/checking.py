@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from cloudme import cli
+from cloudme import cli, shared
 from cloudme.cli import wiring
 from cloudme.errors import ConfigError, UsageError
 from cloudme.model.check import Level, Result
@@ -44,7 +44,8 @@ def _look(args: argparse.Namespace) -> Look:
             raise UsageError(f"there is no folder '{args.root}'")
         host = dataclasses.replace(host, files=files.Below(args.root))
     return Look(host, store.world, tuple(store.networks()), os.geteuid() == 0,
-                emulated=cli.settings(args).accel == Accelerator.tcg, processor=os.uname().machine)
+                emulated=cli.settings(args).accel == Accelerator.tcg, processor=os.uname().machine,
+                shared=tuple(shared.networks()) if store.world.rootless else ())
 
 
 def _mend(args: argparse.Namespace, look: Look, results: Sequence[Result]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cloudme import cli
 from cloudme.errors import NotFound, UsageError
+from cloudme.formats import inventory
 from cloudme.layout import World
 from cloudme.model.machine import Machine
 from cloudme.model.names import TEMPLATES
@@ -40,10 +44,27 @@ def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
             return
         transaction.keep()
     readiness.wait(host, store, machines, "ssh", timeout_s=settings.boot_timeout_s, say=say)
-    reports = playbooks.configure(host, store, machines, whose, say)
+    with _proxy(store, host, machines) as proxy:
+        reports = playbooks.configure(host, store, machines, whose, say, proxy)
     _print(args, machines, reports)
     if failure := playbooks.failed(reports):
         raise failure
+
+
+@contextlib.contextmanager
+def _proxy(
+    store: Store, host: Host, machines: Sequence[Machine],
+) -> Iterator[Callable[[Machine], Sequence[str]]]:
+    """What connects ssh, which Ansible starts inside the realm, to machines on a bridge of root's."""
+    if not any(store.target(machine).outside for machine in machines):
+        yield lambda machine: ()
+        return
+    program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "vm")
+    with tempfile.TemporaryDirectory(prefix="cm-") as folder:  # which nobody else may enter
+        door = os.path.join(folder, "outside")
+        host.outside.door(door)
+        yield lambda machine: inventory.proxy(program, machine, store.world, home=os.environ.get("CLOUDME_HOME"),
+                                              door=door)
 
 
 def _whose(args: argparse.Namespace, world: World, machines: Sequence[Machine]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import TypeVar
 
-from cloudme import cli
+from cloudme import cli, shared
 from cloudme.cli import wiring
 from cloudme.errors import ConfigError, NotFound, UsageError
 from cloudme.model.hostconfig import Resolve, Settings
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int | None:
         raise UsageError(f"--{given[0].replace('_', '-')} goes with create", hint="cmnet create NAME ...")
     if args.action in ("create", "delete") and not args.name:
         raise UsageError("the name of a network is wanted", hint=f"cmnet {args.action} NAME")
+    if (args.allow_user or args.deny_user) and args.action not in ("start", "create"):
+        raise UsageError("--allow-user and --deny-user go with start and create")
     actions = {"start": start, "stop": stop, "reload": reload, "create": create, "delete": delete, "list": listed,
                "status": status}
     return actions[args.action](args)
@@ -49,7 +51,18 @@ def _named(args: argparse.Namespace, store: Store) -> list[Network]:
         if not args.name:
             found += [network for network in store.networks() if network.name != DEFAULT_NETWORK]
     resolve = Resolve(args.resolve) if args.resolve else None
+    found = [_shared(args, store, network, first=network is found[0]) for network in found]
     return [dataclasses.replace(network, resolve=resolve) if resolve else network for network in found]
+
+
+def _shared(args: argparse.Namespace, store: Store, network: Network, *, first: bool) -> Network:
+    """With those who may have machines on it: as before, but for what the options say of the one that is named."""
+    if network.shared:
+        return network
+    allowed, denied = (set(args.allow_user or ()), set(args.deny_user or ())) if first else (set(), set())
+    if both := sorted(allowed & denied):
+        raise UsageError(f"'{both[0]}' cannot be both allowed and denied")
+    return dataclasses.replace(network, users=tuple(sorted((set(store.users(network.name)) | allowed) - denied)))
 
 
 def _default(args: argparse.Namespace, store: Store) -> Network:
@@ -74,6 +87,8 @@ def _begin(args: argparse.Namespace, store: Store, wanted: Sequence[Network]) ->
           cli.transaction(args, host) as transaction):
         for network in wanted:
             begin(transaction, store, network)
+            for line in networks.unreadable(store, network.name) if not args.dry_run else ():
+                cli.teller(args)(line)
         if why_not := uplink.start(transaction, store.world):
             cli.teller(args)(why_not)
 
@@ -114,20 +129,26 @@ def delete(args: argparse.Namespace) -> None:
 def listed(args: argparse.Namespace) -> None:
     store = cli.store(args)
     host = wiring.visiting(store.world)
-    found = [networks.status(host, store, network) for network in _named(args, store)]
+    found = [networks.shared_status(host, store, network) if network.shared else networks.status(host, store, network)
+             for network in _listed(args, store)]
     if args.json:
         cli.print_json([dataclasses.asdict(one) for one in found])
         return
     cli.print_table(
-        ([one.network, one.bridge, one.address, one.address6 or "-", "external" if one.external else "ours",
-          _state(one), " ".join(one.machines) or "-"] for one in found),
+        ([one.network, one.bridge, one.address, one.address6 or "-", _kind(one), _state(one),
+          " ".join(one.machines) or "-"] for one in found),
         ("network", "bridge", "address", "ipv6", "kind", "state", "running machines"))
+
+
+def _listed(args: argparse.Namespace, store: Store) -> list[Network]:
+    return _named(args, store) + ([] if args.name or not store.world.rootless else shared.networks())
 
 
 def status(args: argparse.Namespace) -> int:
     store = cli.store(args)
     host = wiring.visiting(store.world)
-    found = networks.status(host, store, _named(args, store)[0])
+    network = _named(args, store)[0]
+    found = (networks.shared_status if network.shared else networks.status)(host, store, network)
     way_out = uplink.running(host, store.world)
     if args.json:
         cli.print_json(dataclasses.asdict(found) | {"uplink": way_out, "ok": found.started and not found.amiss})
@@ -148,6 +169,10 @@ def status(args: argparse.Namespace) -> int:
     return ConfigError.exit_status if found.amiss else os.EX_OK
 
 
+def _kind(found: networks.Status) -> str:
+    return "root's" if found.shared else "external" if found.external else "ours"
+
+
 def _state(found: networks.Status) -> str:
     return "not started" if not found.started else "amiss" if found.amiss else "started"
 
@@ -159,7 +184,7 @@ def _wanted(args: argparse.Namespace, store: Store) -> Network:
         what = "--cidr" if not args.cidr else "--bridge"
         raise UsageError(f"{what} is wanted", hint="cmnet create lan --bridge br0 --external --cidr 192.168.86.0/24")
     try:
-        return _described(args, store, name, settings)
+        return _shared(args, store, _described(args, store, name, settings), first=True)
     except ConfigError as error:  # here it is the options that are off
         raise UsageError(error.message, hint=error.hint) from None
 

@@ -17,6 +17,9 @@ from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.ports import Host, Outside
 from cloudme.model.steps import Step
 
+DOOR = "CLOUDME_OUTSIDE"
+"""Where it is set, this command was started by one that is in the realm already: the door that this one opened."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cloudme.host.outside import Here
@@ -55,9 +58,14 @@ def host(world: World) -> Host:
 
 
 def visiting(world: World) -> Host:
-    """Like `host`; a realm that is missing is an empty one, which ends with this process."""
+    """Like `host`; a realm that is missing is an empty one, which ends with this process.
+
+    A command that was started by one of ours, inside, stays there.
+    """
     from cloudme.host import realm, rootless
 
+    if door := os.environ.get(DOOR):
+        return _adapters(world, _behind(door))
     outside = _outside(world)
     if world.rootless:
         os.makedirs(world.data, mode=0o700, exist_ok=True)  # his machines are nobody else's business
@@ -112,7 +120,13 @@ def _outside(world: World) -> Outside:
     """To be called before the realm is entered."""
     from cloudme.host import outside
 
-    return outside.Twin(_here()) if world.private else _here()
+    return outside.forked(_here()) if world.private else _here()
+
+
+def _behind(door: str) -> Outside:
+    from cloudme.host import outside
+
+    return outside.behind(door)
 
 
 def _here() -> Here:
@@ -169,8 +183,9 @@ def _adapters(world: World, outside: Outside) -> Host:
     groups = cgroup.Groups(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net, groups), groups=groups, net=net, outside=outside,
-        relays=relays.Relays(runner), shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=streams.Standard(),
-        playbooks=playbook.Ansible(runner, world.config), download=download.Http(), iso=iso.IsoWriter(),
+        relays=relays.Relays(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
+        streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
+        download=download.Http(), iso=iso.IsoWriter(),
         keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

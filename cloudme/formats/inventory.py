@@ -80,9 +80,11 @@ def _members(hosts: Mapping[Machine, Mapping[str, Any]]) -> dict[str, list[str]]
     return found
 
 
-def proxy(program: str, machine: Machine, world: World, *, home: str | None) -> list[str]:
+def proxy(program: str, machine: Machine, world: World, *, home: str | None, door: str | None = None) -> list[str]:
     """The ProxyCommand into a realm that is not the host's: `program` is the path of `vm`; home is CLOUDME_HOME,
-    where it is set."""
-    environment = ["env", f"CLOUDME_HOME={os.path.abspath(home)}"] if home else []
+    where it is set; door is where one that is started inside finds what stayed outside."""
+    values = [f"CLOUDME_HOME={os.path.abspath(home)}"] if home else []
+    values += [f"CLOUDME_OUTSIDE={door}"] if door else []
+    environment = ["env", *values] if values else []
     realm = ["--realm", world.realm] if world.realm else []
     return [*environment, program, *realm, "--proxy", machine.name] if world.private else []

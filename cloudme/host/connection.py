@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import paramiko
 
 from cloudme.errors import CloudMeError, NotFound, PeerError, StoreError, TimedOut
-from cloudme.model.ports import Target
+from cloudme.host import sockets
+from cloudme.model.ports import Outside, Target
 from cloudme.store import write_atomic
 
 LOST = (paramiko.SSHException, EOFError)
@@ -47,10 +48,13 @@ class NotReady(Exception):
 
 
 @contextlib.contextmanager
-def connected(target: Target, timeout_s: float) -> Iterator[paramiko.Transport]:
-    """A transport that is logged in, and closed at the end. Raises what `Shell` says."""
+def connected(target: Target, timeout_s: float, outside: Outside | None = None) -> Iterator[paramiko.Transport]:
+    """A transport that is logged in, and closed at the end. Raises what `Shell` says.
+
+    outside: who makes sockets there, for a target that is reached so.
+    """
     try:
-        transport = connect(target, timeout_s)
+        transport = connect(target, timeout_s, outside)
     except NotReady as short:
         raise _explained(target, short.stage) from None
     try:
@@ -71,7 +75,8 @@ def close(transport: paramiko.Transport) -> None:
 
 
 def connect(
-    target: Target, timeout_s: float, turn: contextlib.AbstractContextManager[object] | None = None,
+    target: Target, timeout_s: float, outside: Outside | None = None,
+    turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> paramiko.Transport:
     """Raises NotReady, and NotFound and StoreError for our own key and known_hosts files.
 
@@ -79,7 +84,7 @@ def connect(
     """
     deadline = time.monotonic() + timeout_s
     key, pinned = _key(target.key_file), _pinned(target.known_hosts_file)
-    peer = _greeted(target, deadline)
+    peer = _greeted(target, deadline, outside if target.outside else None)
     left = max(deadline - time.monotonic(), 0.1)
     with turn or contextlib.nullcontext():
         return _logged_in(target, peer, key, pinned, left)
@@ -104,9 +109,9 @@ def _logged_in(
     return transport
 
 
-def _greeted(target: Target, deadline: float) -> socket.socket:
+def _greeted(target: Target, deadline: float, outside: Outside | None) -> socket.socket:
     """A TCP connection on which an sshd has spoken: a port can be open long before one listens behind it."""
-    peer = _reached(target, deadline)
+    peer = _reached(target, deadline, outside)
     try:
         for level, option, value in (
             (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -128,13 +133,13 @@ def _greeted(target: Target, deadline: float) -> socket.socket:
     return peer
 
 
-def _reached(target: Target, deadline: float) -> socket.socket:
+def _reached(target: Target, deadline: float, outside: Outside | None) -> socket.socket:
     """Knocks anew before the kernel would (after 1, 3, 7 s): a guest may have come up between."""
     patience_s = KNOCK_S
     while True:
         left = deadline - time.monotonic()
         try:
-            return socket.create_connection((target.address, target.port), max(min(patience_s, left), 0.1))
+            return sockets.connected(target.address, target.port, max(min(patience_s, left), 0.1), outside)
         except ConnectionRefusedError:
             raise NotReady("closed") from None
         except OSError:

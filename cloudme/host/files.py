@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import stat
 
 from cloudme.store import reported, write_atomic
@@ -57,7 +55,7 @@ class Below:
         except OSError:
             return 0
 
-    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
         where = self._at(path)
         with reported(where):
             if path.startswith("/proc/"):
@@ -66,9 +64,6 @@ class Below:
                 return
             os.makedirs(os.path.dirname(where), exist_ok=True)
             write_atomic(where, text, mode=mode)
-            if group:
-                with contextlib.suppress(LookupError):
-                    shutil.chown(where, group=group)
 
     def device(self, path: str, major: int, minor: int) -> None:
         where = self._at(path)

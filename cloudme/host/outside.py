@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 from cloudme import errors
 from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable
-from cloudme.host import bridgehelper, rootless, sockets
+from cloudme.host import bridgehelper, netlink, rootless, sockets
 from cloudme.host.run import Programs
 
 ANSWER_BYTES = 1 << 16
 NET = "NET"
+DESCRIPTORS = ("listen", "tap", "tcp")
+"""What is answered with one."""
 READY_S = 10
 """What a program gets to serve: it does in moments."""
 
@@ -29,12 +31,26 @@ class Here:
 
     def __init__(self, run: Programs) -> None:
         self._run = run
+        self.doors: list[socket.socket] = []
 
     def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
         return sockets.listen(protocol, address, port)
 
     def tap(self, bridge: str) -> int:
         return bridgehelper.tap(self._run, bridge)
+
+    def bridge_exists(self, bridge: str) -> bool:
+        return netlink.Links(self, self._run).bridge_exists(bridge)
+
+    def tcp(self) -> int:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach()
+
+    def door(self, path: str) -> None:
+        """Others are answered where this serves a twin; where nothing was left, they need none."""
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        door.bind(path)
+        door.listen()
+        self.doors.append(door)
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         return self._run(argv, timeout_s=timeout_s)
@@ -61,21 +77,36 @@ class Here:
         raise CommandFailed(f"{os.path.basename(argv[0])} does not serve: {_tail(stdout)}", hint=f"see {stdout}")
 
 
+def forked(here: Here) -> Twin:
+    """A fork of this process, made before it leaves; it ends with us."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _serve(theirs, here)
+    theirs.close()
+    atexit.register(_end, ours, pid)
+    return Twin(ours)
+
+
+def behind(door: str) -> Twin:
+    """The twin of the command that opened this door, for one that was started inside. Raises HostUnavailable."""
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        line.connect(door)
+    except OSError as error:
+        raise HostUnavailable(f"{door}: {error.strerror}") from error
+    return Twin(line)
+
+
 class Twin:
-    """Implements `Outside` by a fork of this process, made before it leaves; it ends with us.
+    """Implements `Outside` by a process that stayed there.
 
     A request is a line of JSON; so is the answer, which brings the descriptor along, if there is one.
     """
 
-    def __init__(self, here: Here) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            _serve(theirs, here)
-        theirs.close()
-        self._line = ours
-        atexit.register(_end, ours, pid)
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
         self._one_at_a_time = threading.Lock()
 
     def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
@@ -83,6 +114,16 @@ class Twin:
 
     def tap(self, bridge: str) -> int:
         return self._descriptor("tap", bridge)
+
+    def bridge_exists(self, bridge: str) -> bool:
+        there, _ = self._ask("bridge_exists", bridge)
+        return bool(there)
+
+    def tcp(self) -> int:
+        return self._descriptor("tcp")
+
+    def door(self, path: str) -> None:
+        self._ask("door", path)
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         said, _ = self._ask("run", list(argv), timeout_s=timeout_s)
@@ -127,12 +168,29 @@ def _serve(line: socket.socket, here: Here) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        while request := line.recv(ANSWER_BYTES):
-            what, arguments, more = json.loads(request)
-            _answer(line, here, what, arguments, more)
+        lines = [line]
+        while line in lines:
+            for ready in select.select([*lines, *here.doors], [], [])[0]:
+                if ready in here.doors:
+                    lines.append(ready.accept()[0])
+                elif not _heard(ready, here):
+                    lines.remove(ready)
+                    ready.close()
         status = 0
     finally:
         os._exit(status)
+
+
+def _heard(line: socket.socket, here: Here) -> bool:
+    """Answer what comes on a line; False where it has ended."""
+    try:
+        if not (request := line.recv(ANSWER_BYTES)):
+            return False
+        what, arguments, more = json.loads(request)
+        _answer(line, here, what, arguments, more)
+    except OSError:  # who asked has gone
+        return False
+    return True
 
 
 def _answer(line: socket.socket, here: Here, what: str, arguments: Sequence[Any], more: dict[str, Any]) -> None:
@@ -140,7 +198,7 @@ def _answer(line: socket.socket, here: Here, what: str, arguments: Sequence[Any]
     try:
         said = getattr(here, what)(*arguments, **more)
         answer = {"said": said}
-        if what in ("listen", "tap"):
+        if what in DESCRIPTORS:
             descriptors = [said]
     except CloudMeError as error:
         answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}

@@ -15,8 +15,9 @@ import pwd
 import struct
 from collections.abc import Iterator
 
-from cloudme.errors import HostUnavailable, NotPermitted
-from cloudme.host import realm
+from cloudme import index, layout
+from cloudme.errors import HostUnavailable, NotFound, NotPermitted
+from cloudme.host import holders, realm
 from cloudme.layout import World
 from cloudme.model.ports import Outside
 
@@ -33,7 +34,7 @@ IDS_MIN = 65535
 
 
 def keepers(world: World) -> Iterator[int]:
-    """The processes that live in the user's realm: each dnsmasq of its networks."""
+    """The processes that live in the user's realm: each dnsmasq of its networks, else the machines that run."""
     folders = os.listdir(world.realm_run) if os.path.isdir(world.realm_run) else []
     for folder in sorted(folders):
         prefix, _, name = folder.partition(".")
@@ -45,6 +46,11 @@ def keepers(world: World) -> Iterator[int]:
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     if os.fsencode(conf) in file.read():
                         yield pid
+    for things, folder_of in ((world.machines, world.machine), (world.templates, world.template)):
+        for lock in (layout.lock(folder_of(name)) for name in index.names(things)):
+            with contextlib.suppress(NotFound, NotPermitted):
+                if index.held(lock):
+                    yield holders.open_by(lock)
 
 
 def enter(pid: int) -> bool:

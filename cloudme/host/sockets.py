@@ -1,4 +1,4 @@
-"""Who has a port, asked of the kernel of the namespace that this thread is in."""
+"""Who has a port, asked of the kernel of the namespace that this thread is in; connections, also from outside of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, UsageError
+from cloudme.model.ports import Outside
 
 BACKLOG = 1024
 """Connections that may wait to be accepted; the kernel takes fewer where it is told so (listen(2))."""
@@ -99,3 +100,17 @@ def _holder(port: int, tables: Iterable[str] = ("tcp", "tcp6", "udp", "udp6")) -
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                         return f"{file.read().strip()} (pid {pid})"
     return ""
+
+
+def connected(address: str, port: int, timeout_s: float, outside: Outside | None) -> socket.socket:
+    """A TCP connection; outside: who makes the socket, where that is not to be in our own namespace. Raises OSError."""
+    if outside is None:
+        return socket.create_connection((address, port), timeout_s)
+    peer = socket.socket(fileno=outside.tcp())
+    try:
+        peer.settimeout(timeout_s)
+        peer.connect((address, port))
+    except BaseException:
+        peer.close()
+        raise
+    return peer

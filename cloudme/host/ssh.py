@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cloudme.errors import PeerError, TimedOut
 from cloudme.host import terminal
-from cloudme.model.ports import Ended, Progress, Target
+from cloudme.model.ports import Ended, Outside, Progress, Target
 
 if TYPE_CHECKING:
     import paramiko
@@ -29,9 +29,10 @@ FAILED = 255
 
 
 class Ssh:
-    """Implements `Shell`."""
+    """Implements `Shell`. outside: None where nobody has left anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Outside | None = None) -> None:
+        self._outside = outside
         self._turn = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def probe(self, target: Target, *, timeout_s: float = 5) -> str:
@@ -39,7 +40,7 @@ class Ssh:
         from cloudme.host import connection
 
         try:
-            connection.close(connection.connect(target, timeout_s, self._turn))
+            connection.close(connection.connect(target, timeout_s, self._outside, self._turn))
         except connection.NotReady as short:
             return short.stage
         return "ready"
@@ -48,7 +49,7 @@ class Ssh:
         deadline = time.monotonic() + timeout_s
         out, err = bytearray(), bytearray()
         try:
-            with _channel(target, min(timeout_s, CONNECT_S)) as channel, _closed_at(deadline, channel):
+            with _channel(target, min(timeout_s, CONNECT_S), self._outside) as channel, _closed_at(deadline, channel):
                 channel.exec_command(command)
                 feeder = threading.Thread(target=_send, args=(channel, stdin))
                 feeder.start()
@@ -65,7 +66,7 @@ class Ssh:
 
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         on_terminal = os.isatty(STDIN) if command is None else tty
-        with _channel(target, CONNECT_S) as channel:
+        with _channel(target, CONNECT_S, self._outside) as channel:
             if on_terminal:
                 channel.get_pty(os.environ.get("TERM", "vt100"), *terminal.size(STDIN))
             if command is None:
@@ -90,7 +91,8 @@ class Ssh:
     ) -> list[str]:
         from cloudme.host import connection, sftp
 
-        with connection.connected(target, CONNECT_S) as transport, sftp.Remote(transport, target.name) as remote:
+        with (connection.connected(target, CONNECT_S, self._outside) as transport,
+              sftp.Remote(transport, target.name) as remote):
             return sftp.copy(sftp.Local(), sources, remote, destination, recursive=recursive, progress=progress)
 
     def get(
@@ -98,7 +100,8 @@ class Ssh:
     ) -> list[str]:
         from cloudme.host import connection, sftp
 
-        with connection.connected(target, CONNECT_S) as transport, sftp.Remote(transport, target.name) as remote:
+        with (connection.connected(target, CONNECT_S, self._outside) as transport,
+              sftp.Remote(transport, target.name) as remote):
             return sftp.copy(remote, sources, sftp.Local(), destination, recursive=recursive, progress=progress)
 
 
@@ -149,10 +152,11 @@ class Typing(threading.Thread):
 
 
 @contextlib.contextmanager
-def _channel(target: Target, timeout_s: float) -> Iterator[paramiko.Channel]:
+def _channel(target: Target, timeout_s: float, outside: Outside | None) -> Iterator[paramiko.Channel]:
     from cloudme.host import connection
 
-    with connection.connected(target, timeout_s) as transport, transport.open_session(timeout=timeout_s) as channel:
+    with (connection.connected(target, timeout_s, outside) as transport,
+          transport.open_session(timeout=timeout_s) as channel):
         yield channel
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cloudme.errors import NotFound, NotPermitted, TimedOut
-from cloudme.host import terminal
+from cloudme.host import sockets, terminal
+from cloudme.model.ports import Outside
 
 CHUNK = select.PIPE_BUF
 """What a pipe that polls writable takes without blocking (pipe(7)); our stdout may not be made non-blocking, since it
@@ -88,7 +89,10 @@ def pump(flows: Sequence[Flow], done: Callable[[], bool], quiet_s: Callable[[], 
 
 
 class Standard:
-    """Implements `Streams`."""
+    """Implements `Streams`. outside: None where nobody has left anything."""
+
+    def __init__(self, outside: Outside | None = None) -> None:
+        self._outside = outside
 
     def console(self, path: str, *, timeout_s: float | None = None) -> None:
         """QEMU takes the end of our input for our leaving: it is not told of it."""
@@ -97,10 +101,10 @@ class Standard:
             shown = Flow(peer.fileno(), STDOUT)
             pump([typed, shown], lambda: shown.ended, lambda: timeout_s if typed.ended else None)
 
-    def relay(self, address: str, port: int) -> None:
+    def relay(self, address: str, port: int, *, outside: bool = False) -> None:
         """The end of our stdin becomes the end of what the other side reads; its end becomes that of our stdout."""
         try:
-            peer = socket.create_connection((address, port), timeout=CONNECT_S)
+            peer = sockets.connected(address, port, CONNECT_S, self._outside if outside else None)
         except OSError as error:
             raise TimedOut(f"{address} port {port} does not answer: {error}", hint="vmwait tells why") from error
         with peer:

@@ -33,15 +33,6 @@ class Mode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A line that a file lacks; group: of a file that is made new."""
-
-    path: str
-    line: str
-    group: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """A module that the kernel has not loaded. It can be made to last."""
 
@@ -57,7 +48,7 @@ class Device:
     minor: int
 
 
-Mend = Sysctl | Mode | Line | Module | Device
+Mend = Sysctl | Mode | Module | Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

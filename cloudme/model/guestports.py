@@ -13,7 +13,10 @@ Json = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it."""
+    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it.
+
+    outside: it is reached from the host's own namespaces only.
+    """
 
     name: str
     address: str
@@ -21,6 +24,7 @@ class Target:
     key_file: str
     known_hosts_file: str
     port: int = 22
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +108,11 @@ class Streams(Protocol):
         Raises:    NotFound where nobody listens.
         """
 
-    def relay(self, address: str, port: int) -> None:
-        """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
+    def relay(self, address: str, port: int, *, outside: bool = False) -> None:
+        """Join them to a TCP port, each direction until its own end; outside: as in `Target`.
+
+        Raises:  TimedOut where it does not answer.
+        """
 
 
 class Playbooks(Protocol):

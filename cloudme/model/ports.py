@@ -225,6 +225,14 @@ class Outside(Protocol):
     def tap(self, bridge: str) -> int:
         """Let QEMU's setuid helper make a tap, a port of `bridge`; its descriptor. Raises NotPermitted."""
 
+    def bridge_exists(self, bridge: str) -> bool: ...
+
+    def tcp(self) -> int:
+        """A TCP socket (IPv4) that nobody has connected yet: wherever that is done, it begins there. Its descriptor."""
+
+    def door(self, path: str) -> None:
+        """Answer all this to other commands of this user, too, at the socket `path`, for as long as this one lives."""
+
     def run(self, argv: Sequence[str], *, timeout_s: float = 60) -> str:
         """See `Run`."""
 
@@ -277,11 +285,8 @@ class Files(Protocol):
     def changed_s(self, path: str) -> float:
         """When it was changed last, in seconds since 1970; 0 where it is missing."""
 
-    def write(self, path: str, text: str, *, mode: int = 0o644, group: str = "") -> None:
-        """Atomically; a value below /proc in place. A group that this host lacks is left out.
-
-        Raises:  NotPermitted, StoreError.
-        """
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Atomically; a value below /proc in place. Raises NotPermitted, StoreError."""
 
     def device(self, path: str, major: int, minor: int) -> None:
         """Make a character device, 0666. Raises NotPermitted, StoreError."""

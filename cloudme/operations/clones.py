@@ -18,7 +18,7 @@ from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template, disk_file
 from cloudme.model.names import Name, numbered
-from cloudme.model.network import Network, free_addresses
+from cloudme.model.network import Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Parallel, Transaction
 from cloudme.store import FROZEN, Store, blank, reported, take_lock
@@ -40,7 +40,7 @@ def making(
         _check(store, template)
     networks = {name: store.network_of(settings, name) for request in requests for name in request.networks}
     for request in requests:
-        claim.check_apart(request.isolate, [networks[name] for name in request.networks])
+        claim.check_apart(request.isolate, request.net_rate, [networks[name] for name in request.networks])
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
@@ -125,7 +125,7 @@ def _free(store: Store, network: Network, requests: Sequence[CloneRequest]) -> I
     wanted = sum(request.count for request in requests for name in request.networks
                  if name == network.name and not (request.addresses and name == request.networks[0]))
     given = [address for request in requests for address in request.addresses if request.networks[0] == network.name]
-    return iter(free_addresses(network, [*store.owners(network.name), *given], wanted))
+    return iter(claim.addresses(store, network, wanted, given))
 
 
 def _machine(

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from cloudme import forwards
-from cloudme.errors import AlreadyExists, UsageError
+from cloudme.errors import AlreadyExists, HostUnavailable, UsageError
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
@@ -17,12 +17,15 @@ from cloudme.store import Store, everywhere
 def expose(transaction: Transaction, store: Store, name: str, forward: Forward) -> bool:
     """Lead a port of the host to the machine, at once if it runs, and whenever it does. False: it is so already.
 
-    Raises:  NotFound, HostUnavailable (its address is not known), AlreadyExists (a machine of ours has the port), Busy
-             (somebody else), NotPermitted, UsageError (no such address here).
+    Raises:  NotFound, HostUnavailable (its address is not known, or on root's network), AlreadyExists (a machine of
+             ours has the port), Busy (somebody else), NotPermitted, UsageError (no such address here).
     """
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         machine = store.machine(name)
-        forwards.target(machine)
+        address = forwards.target(machine)
+        if store.is_shared(machine.nics[0].network):
+            raise HostUnavailable(f"'{name}' is on a network of root's, where this host reaches it at {address}",
+                                  hint="a first card on a network of your own (--network default) could be exposed")
         known = forward in machine.forwards
         if known and forwards.state(store, machine, forward) != "broken":
             return False

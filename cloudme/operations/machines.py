@@ -17,7 +17,7 @@ from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Shape, disk_file
 from cloudme.model.names import ImageName, Name
-from cloudme.model.network import Network, free_addresses
+from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
 from cloudme.model.steps import Transaction
 from cloudme.model.units import human
@@ -63,7 +63,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     networks = {name: store.network_of(settings, name) for name in wanted.networks}
     if os.path.exists(store.world.machine_record(wanted.name)):
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
-    claim.check_apart(wanted.isolate, list(networks.values()))
+    claim.check_apart(wanted.isolate, wanted.net_rate, list(networks.values()))
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
     claim.check_free(host, store, first, addresses)
     limits.check(wanted.limits, wanted.shape.ram_mib)
@@ -100,8 +100,9 @@ def _machine(
 def _nic(store: Store, network: Network, uuid: str, index: int, address: str | None) -> Nic:
     """A card; one whose address was chosen is told it by the seed, whatever DHCP there is."""
     if address is None and not network.external:
-        return claim.nic(network, uuid, index, free_addresses(network, store.owners(network.name), 1)[0])
-    return dataclasses.replace(claim.nic(network, uuid, index, address), static=address is not None)
+        return claim.nic(network, uuid, index, claim.addresses(store, network, 1)[0])
+    told = address is not None and (network.external or not network.shared)
+    return dataclasses.replace(claim.nic(network, uuid, index, address), static=told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,9 @@ def changed(host: Host, store: Store, machine: Machine, change: Change, settings
     first, *others = machine.nics
     if change.address and change.address != first.address:
         network = store.network_of(settings, first.network)
+        if network.shared and not network.external:
+            raise UsageError(f"on root's network '{network.name}' an address goes with its card",
+                             hint=f"vmcreate makes another machine; '{machine.name}' keeps {first.address}")
         claim.check_free(host, store, network, [change.address], own=machine.name)
         first = dataclasses.replace(first, address=change.address, static=True)
     access = machine.access

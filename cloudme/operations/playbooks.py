@@ -35,12 +35,14 @@ def readable(path: str) -> str:
 
 
 def configure(
-    host: Host, store: Store, machines: Sequence[Machine], whose: Mapping[str, str], say: Callable[[str], None]
+    host: Host, store: Store, machines: Sequence[Machine], whose: Mapping[str, str], say: Callable[[str], None],
+    proxy: Callable[[Machine], Sequence[str]] = lambda machine: (),
 ) -> dict[str, HostReport]:
     """Apply to each machine the playbook of its type, and return name -> report.
 
     whose:  type -> playbook. Playbooks run side by side, each over all machines of its types; every one sees the whole
             group in its inventory, so that one type can be told the addresses of another.
+    proxy:  the command line that connects ssh to a machine that is reached from outside only.
     """
     work: dict[str, list[str]] = {}
     for machine in machines:
@@ -49,7 +51,7 @@ def configure(
     reports = {str(machine.name): NOTHING for machine in machines}
     if not work:
         return reports
-    everybody = _inventory(store, machines)
+    everybody = _inventory(store, machines, proxy)
 
     def one(playbook: str) -> Mapping[str, HostReport]:
         file = os.path.basename(playbook)
@@ -68,11 +70,17 @@ def configure(
     return reports
 
 
-def _inventory(store: Store, machines: Sequence[Machine]) -> dict[str, Any]:
+def _inventory(
+    store: Store, machines: Sequence[Machine], proxy: Callable[[Machine], Sequence[str]],
+) -> dict[str, Any]:
     """`machines` and all others of their groups that have an address."""
     others = [machine for group in {machine.group for machine in machines} for machine in store.machines(group)]
     known = {machine.name: machine for machine in others if machine.address} | {m.name: m for m in machines}
-    return inventory.static({m: inventory.variables(m, store.target(m)) for _, m in sorted(known.items())})
+    targets = {machine: store.target(machine) for _, machine in sorted(known.items())}
+    return inventory.static({
+        machine: inventory.variables(machine, target, proxy(machine) if target.outside else ())
+        for machine, target in targets.items()
+    })
 
 
 def failed(reports: Mapping[str, HostReport]) -> CommandFailed | None:

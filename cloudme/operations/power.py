@@ -42,7 +42,9 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
     for network in networks:
-        if not host.net.bridge_exists(network.bridge):
+        if network.shared and not host.outside.bridge_exists(network.bridge):
+            raise HostUnavailable(f"root's bridge '{network.bridge}' is not there", hint="sudo cmnet start")
+        if not network.shared and not host.net.bridge_exists(network.bridge):
             where = f" in realm '{store.world.realm}'" if store.world.realm else ""
             option = f" --realm {store.world.realm}" if store.world.realm else ""
             sudo = "" if store.world.rootless else "sudo "

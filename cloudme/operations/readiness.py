@@ -171,7 +171,8 @@ class Watch:
             self.store.folder(self.machine), self.store.run_folder(self.machine)))
         if self.target:
             self.seen = dataclasses.replace(
-                self.seen, dhcp=self._dhcp(), neighbour=self.host.net.neighbour(self.target.address),
+                self.seen, dhcp=self._dhcp(), neighbour="" if self.target.outside
+                else self.host.net.neighbour(self.target.address),
                 network_trouble=self._network_trouble(),
             )
         return readiness.diagnose(self.seen, self.goal)

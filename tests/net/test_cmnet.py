@@ -300,19 +300,19 @@ set -e
 mount --bind {etc} /etc
 mount --bind {etc}/hosts /etc/hosts
 ip link set lo up
+{cmnet} start -v --allow-user games
 {cmnet} start -v
-{cmnet} start -v
-cat /etc/qemu/bridge.conf
+cat /etc/qemu/bridge.conf /etc/qemu/cloudme.d/games.conf
 getent hosts web00.cloudme
 {cmnet} status
 {cmnet} stop
-test ! -e /etc/qemu/bridge.conf
+test ! -e /etc/qemu/bridge.conf -a ! -e /etc/qemu/cloudme.d/games.conf
 grep -c . /etc/hosts
 ip -o link | wc -l
 """
 
 
-def test_on_the_host_itself_names_resolve_and_the_bridge_helper_is_allowed(home: Path, tmp_path: Path) -> None:
+def test_on_the_host_itself_names_resolve_and_the_bridge_helper_helps(home: Path, tmp_path: Path) -> None:
     """Without a realm, in a namespace that plays the host's, and with an /etc of its own."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to make namespaces")
@@ -326,6 +326,7 @@ def test_on_the_host_itself_names_resolve_and_the_bridge_helper_is_allowed(home:
     ended = subprocess.run(["unshare", "-n", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr.count("cmnet: start dnsmasq") == 1
+    assert "include /etc/qemu/cloudme.d/games.conf\n" in ended.stdout
     assert "allow bridge0\n" in ended.stdout
     assert "10.210.0.7      web00.cloudme\n" in ended.stdout
     assert "on the host: hosts\n" in ended.stdout

@@ -33,7 +33,8 @@ ADDRESS = IPv4Interface("192.168.86.1/24")
 LAN = Network(name=Name("lan"), bridge="br0", address=ADDRESS, dhcp_first=None, dhcp_last=None, domain="lan",
               nat=False, external=True)
 OWN = Network(name=Name("lab"), bridge="cm-lab", address=IPv4Interface("10.44.0.1/24"), domain="lab",
-              dhcp_first=IPv4Interface("10.44.0.2/24").ip, dhcp_last=IPv4Interface("10.44.0.9/24").ip)
+              dhcp_first=IPv4Interface("10.44.0.2/24").ip, dhcp_last=IPv4Interface("10.44.0.9/24").ip,
+              users=("alice",))
 BRIDGES = {
     "br0": Link(name="br0", kind="bridge", addresses=(IPv4Interface("192.168.86.10/24"),)),
     "ens18": Link(name="ens18", master="br0"),
@@ -55,6 +56,7 @@ class Root:
         self.now = 1_800_000_000.0
         self.networks: tuple[Network, ...] = (LAN, OWN)
         self.root, self.realm, self.synchronised = True, "", True
+        self.shared: tuple[Network, ...] = ()
         self.processor = "x86_64"
         self.qemu = fakes.FakeHypervisor()
         for path, text in {
@@ -63,7 +65,8 @@ class Root:
             "/proc/sys/net/ipv4/ip_forward": "1\n", "/proc/sys/fs/inotify/max_user_instances": "128\n",
             "/proc/sys/fs/inotify/max_user_watches": "65536\n", "/etc/network/if-pre-up.d/bridge": "",
             "/proc/misc": " 58 rfkill\n",
-            "/etc/qemu/bridge.conf": "allow br0\nallow cm-lab\n",
+            "/etc/qemu/bridge.conf": "include /etc/qemu/cloudme.d/alice.conf\n",
+            "/etc/qemu/cloudme.d/alice.conf": "allow cm-lab\n",
             **{"/proc/sys/" + name.replace(".", "/"): "0\n" for name in FILTERS}, HELPERS[0]: "",
         }.items():
             self.put(path, text)
@@ -90,7 +93,8 @@ class Root:
 
     def look(self) -> Look:
         world = World(data="/data", run="/run/cm", config="/nowhere", realm=self.realm)
-        return Look(self.host, world, self.networks, self.root, processor=self.processor)
+        return Look(self.host, world, self.networks, self.root, processor=self.processor,
+                    shared=self.shared)
 
     def results(self, *names: str) -> list[Result]:
         return checks.all_of(self.look(), names)
@@ -123,13 +127,22 @@ def user(root: Root) -> None:
 
 
 def helperless(root: Root) -> None:
-    user(root)
     root.gone(HELPERS[0])
 
 
 def plain(root: Root) -> None:
-    user(root)
     root.path(HELPERS[0]).chmod(0o755)
+
+
+def sharing(root: Root) -> None:
+    """Who asks is alice."""
+    root.root, root.shared, root.networks = False, (dataclasses.replace(OWN, shared=True),), ()
+
+
+def sharing_nothing(root: Root) -> None:
+    """Who asks is somebody whom alice's file is closed to."""
+    sharing(root)
+    root.gone("/etc/qemu/cloudme.d/alice.conf")
 
 
 def filtered(root: Root) -> None:
@@ -193,11 +206,15 @@ BROKEN: list[tuple[str, Callable[[Root], object], Level, str, str]] = [
     ("firewall", bare, Level.warning, "without nft", "apt install nftables"),
     ("ports", unprivileged, Level.warning, "cannot try", "sudo cmcheck ports"),
     ("forwarding", put("/proc/sys/net/ipv4/ip_forward", "0\n"), Level.failed, "is off", "sysctl -w"),
-    ("bridge-helper", put("/etc/qemu/bridge.conf", "allow cm-lab\n"), Level.warning, "does not allow br0", "allow br0"),
+    ("bridge-helper", put("/etc/qemu/bridge.conf", ""), Level.warning, "alice is not allowed to join cm-lab",
+     "cmnet start lab"),
+    ("bridge-helper", put("/etc/qemu/cloudme.d/alice.conf", "allow br0\n"), Level.warning, "alice is not allowed",
+     "cmnet start lab"),
+    ("bridge-helper", sharing_nothing, Level.warning, "does not allow cm-lab", "--allow-user"),
     ("bridge-helper", put("/etc/qemu/bridge.conf", "allow all\n"), Level.warning, "'allow all'", "sed -i"),
     ("bridge-helper", put("/etc/qemu/bridge.conf", "allow all\ndeny br0\n"), Level.warning, "'allow all'", "sed -i"),
-    ("bridge-helper", put("/etc/qemu/bridge.conf", "allow br0\nallow cm-lab\ndeny br0\n"), Level.warning,
-     "denies br0", "bridge.conf"),
+    ("bridge-helper", put("/etc/qemu/bridge.conf", "include /etc/qemu/cloudme.d/alice.conf\ndeny cm-lab\n"),
+     Level.warning, "denies cm-lab", "bridge.conf"),
     ("bridge-helper", lambda root: root.path("/etc/qemu/bridge.conf").chmod(0o666), Level.warning,
      "by others than root", "chmod go-w"),
     ("bridge-helper", helperless, Level.warning, "not installed", "apt install qemu-system-common"),
@@ -319,11 +336,12 @@ def test_the_filter_of_a_realm_in_which_nothing_is_started_says_nothing(root: Ro
 def test_the_list_of_the_helper_may_be_in_other_files_and_in_itself(root: Root) -> None:
     root.put("/etc/qemu/bridge.conf", "# ours\ninclude /etc/qemu/more.conf\n\tallow   br0\n")
     root.put("/etc/qemu/more.conf", "include /etc/qemu/bridge.conf\nallow cm-lab\n")
+    sharing(root)
     assert levels(root.results("bridge-helper")) == [Level.ok]
 
 
 def test_in_a_realm_nobody_asks_for_the_helper(root: Root) -> None:
-    root.realm = "demo"
+    root.realm, root.networks = "demo", (dataclasses.replace(OWN, users=()),)
     helperless(root)
     assert root.results("bridge-helper")[0].level == Level.ok
 

@@ -79,24 +79,17 @@ def test_a_start_makes_all_and_a_second_nothing(store: Store, files: HostFiles) 
     host = fakes.host(run=Nft())
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
     said = go(networks.start, host, store, NETWORK, files)
-    assert [line.split()[0] for line in said] == ["make", "forward", "allow", "start", f"{files.bridge_acl}:",
-                                                  f"{files.hosts}:", "note"]
-    assert Path(files.bridge_acl).read_text() == (
-        "# begin cloudme bridge0 (written by cmnet)\nallow bridge0\n# end cloudme bridge0\n")
-    assert Path(files.bridge_acl).stat().st_mode & 0o777 == 0o640
+    assert [line.split()[0] for line in said] == ["make", "forward", "allow", "start", f"{files.hosts}:", "note"]
+    assert not os.path.exists(files.bridge_acl)
     assert "10.210.0.7 web00.cloudme\n" in Path(files.hosts).read_text()
     assert store.network() == NETWORK
     assert go(networks.start, host, store, NETWORK, files) == []
 
 
 def test_a_stop_undoes_a_start_and_a_second_nothing(store: Store, files: HostFiles) -> None:
-    Path(files.bridge_acl).parent.mkdir()
-    Path(files.bridge_acl).write_text("allow virbr0\n")
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
     host = started(store, files)
-    assert "allow bridge0\n" in Path(files.bridge_acl).read_text()
     go(networks.stop, host, store, NETWORK, files)
-    assert Path(files.bridge_acl).read_text() == "allow virbr0\n"
     assert Path(files.hosts).read_text() == "127.0.0.1 localhost\n"
     assert store.network() is None
     assert host.net.links() == {}
@@ -186,8 +179,6 @@ def test_reload_keeps_the_way_of_resolving_and_replaces_a_renamed_bridge(store: 
     renamed = dataclasses.replace(NETWORK, bridge="lab0", resolve=Resolve.auto)
     go(networks.reload, host, store, renamed, files)
     assert set(host.net.links()) == {"lab0"}
-    assert "allow lab0" in Path(files.bridge_acl).read_text()
-    assert "allow bridge0" not in Path(files.bridge_acl).read_text()
     assert store.network() == dataclasses.replace(renamed, resolve=Resolve.hosts)
 
 
@@ -228,7 +219,7 @@ def test_status_of_what_is_not_started(store: Store, files: HostFiles) -> None:
 def test_a_note_tells_of_rules_that_drop_what_guests_send() -> None:
     chains = '{"nftables": [{"metainfo": {}}, {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", ' \
              '"hook": "forward", "policy": "drop"}}, {"chain": {"family": "ip", "table": "x", "name": "y"}}]}'
-    assert truth.notes(fakes.host(run=fakes.FakeRun(answers={"nft": chains})), NETWORK) == [
+    assert truth.notes(fakes.host(run=fakes.FakeRun(answers={"nft": chains})), NETWORK, HostFiles()) == [
         "the host's nft chain 'filter FORWARD' drops by default: guests may not get out"]
 
 

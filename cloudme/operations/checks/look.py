@@ -23,6 +23,7 @@ class Look:
 
     networks:  those that were started or created in this realm.   root: whether who asks is root.
     emulated:  machines are meant to run without KVM.           processor: as uname(1) names it.
+    shared:    the networks of root's on which the user who asks may have machines.
     """
 
     host: Host
@@ -31,6 +32,7 @@ class Look:
     root: bool
     emulated: bool = False
     processor: str = "x86_64"
+    shared: tuple[Network, ...] = ()
 
     @cached_property
     def links(self) -> Mapping[str, Link]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cloudme.model.check import Device, Line, Mend, Mode, Module, Result, Sysctl
+from cloudme.model.check import Device, Mend, Mode, Module, Result, Sysctl
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
 from cloudme.operations.checks.look import Look
@@ -68,8 +68,6 @@ class Do:
                 return f"sysctl -w {name}={value}"
             case Mode(path=path, bits=bits):
                 return f"chmod {path}: {bits:o} too"
-            case Line(path=path, line=line):
-                return f"{path}: {line}"
             case Module(name=name):
                 return f"modprobe {name}"
             case Device(path=path, major=major, minor=minor):
@@ -84,11 +82,6 @@ class Do:
             case Mode(path=path, bits=bits):
                 self.mode = (files.mode(path) or 0) & 0o7777
                 files.chmod(path, self.mode | bits)
-            case Line(path=path, line=line, group=group):
-                self.before, self.begun = files.read(path), True
-                new = self.before is None
-                files.write(path, f"{_ended(self.before or '')}{line}\n", group=group if new else "",
-                            mode=0o640 if new and group else _mode(host, path))
             case Module(name=name):
                 host.run(["modprobe", name])
             case Device(path=path, major=major, minor=minor) if files.mode(path) is None:
@@ -102,14 +95,8 @@ class Do:
                 host.files.write(sysctl.path, self.before.strip())
             case Mode(path=path) if self.mode is not None:
                 host.files.chmod(path, self.mode)
-            case Line(path=path) if self.begun and self.before is not None:
-                host.files.write(path, self.before, mode=_mode(host, path))
-            case Line(path=path) | Device(path=path) if self.begun and host.files.mode(path) is not None:
+            case Device(path=path) if self.begun and host.files.mode(path) is not None:
                 host.files.remove(path)
-
-
-def _ended(text: str) -> str:
-    return text if not text or text.endswith("\n") else f"{text}\n"
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 
+from cloudme import shared
 from cloudme.errors import (
     AlreadyExists,
     Busy,
@@ -29,7 +30,7 @@ from cloudme.model.hostconfig import Resolve
 from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations.networks import changes, truth
+from cloudme.operations.networks import changes, sharing, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
 from cloudme.store import TEMPLATE_PREFIX, Store, reported, take_lock
 
@@ -43,8 +44,9 @@ def start(transaction: Transaction, store: Store, network: Network, files: HostF
     Raises:  NotPermitted, MissingProgram, ConfigError (clash of addresses), AlreadyExists (bridge), Busy (ports).
     """
     host = transaction.host
-    _may(host)
+    _may(host, network)
     network = _settled(host, store, network)
+    _check_users(store, network)
     with _changing(store, network, transaction):
         before = store.network(network.name)
         found = truth.find(host, store, network, files)
@@ -59,6 +61,7 @@ def start(transaction: Transaction, store: Store, network: Network, files: HostF
 
 def reload(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
     """Like `start` for a network that was started, whose way of resolving stays unless the settings name another."""
+    _may(transaction.host, network)
     before = store.network(network.name)
     if before is None:
         raise NotFound(f"the network '{network.name}' is not started", hint="cmnet start")
@@ -73,10 +76,14 @@ def create(transaction: Transaction, store: Store, network: Network, files: Host
     Raises:  AlreadyExists (name, bridge), ConfigError (addresses), HostUnavailable (no such bridge of the LAN's).
     """
     host = transaction.host
-    if network.name == DEFAULT_NETWORK:
-        raise AlreadyExists("the network 'default' is that of cloudme.toml", hint="cmnet start; or another name")
+    if network.name in (DEFAULT_NETWORK, shared.HOST):
+        whose = "that of cloudme.toml" if network.name == DEFAULT_NETWORK else "root's default one, to users"
+        raise AlreadyExists(f"the network '{network.name}' is {whose}", hint="cmnet start; or another name")
     _may(host)
-    if (known := store.network(network.name)) and known != _settled(host, store, network):
+    if store.world.rootless and network.name in [one.name for one in shared.networks()]:
+        raise AlreadyExists(f"'{network.name}' is a network of root's that you may use", hint="cmnet list")
+    known = store.network(network.name)
+    if known and dataclasses.replace(known, users=network.users) != _settled(host, store, network):
         raise AlreadyExists(f"there is a network '{network.name}', and it is another one",
                             hint=f"cmnet list; cmnet delete {network.name}")
     for other in store.networks():
@@ -100,6 +107,8 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
     network = store.network(name)
     if name == DEFAULT_NETWORK:
         raise UsageError("the default network is that of cloudme.toml", hint="cmnet stop")
+    if network is None and store.world.rootless and (network := shared.network(name)):
+        _may(transaction.host, network)
     if network is None:
         raise NotFound(f"no network '{name}'", hint="cmnet list")
     if users := [machine.name for machine in store.machines() if any(nic.network == name for nic in machine.nics)]:
@@ -121,7 +130,7 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
 
     Raises:  Busy, naming them, where machines use it.
     """
-    _may(transaction.host)
+    _may(transaction.host, network)
     with _changing(store, network, transaction):
         _stop(transaction, store, store.network(network.name) or network, files,
               forget=network.name == DEFAULT_NETWORK)
@@ -135,8 +144,8 @@ def _stop(transaction: Transaction, store: Store, network: Network, files: HostF
         raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
                    hint=f"vmstop {' '.join(machines)}")
     if not network.external and (taps := _taps(found.links, network)):
-        raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of another home",
-                   hint="stop them, with the CLOUDME_HOME that started them")
+        raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of a user, or of another home",
+                   hint="let them be stopped by who started them, with the CLOUDME_HOME that he had")
     transaction.apply(truth.undone(store, network, found, files, forget=forget))
 
 
@@ -173,6 +182,7 @@ class Status:
     realm: str
     started: bool
     external: bool
+    shared: bool
     bridge: str
     address: str
     address6: str | None
@@ -196,14 +206,31 @@ def status(host: Host, store: Store, settings: Network, files: HostFiles = HOST_
     return Status(
         network=network.name, realm=store.world.realm, started=started, bridge=network.bridge,
         address=str(network.address), address6=str(network.address6) if network.address6 else None,
-        external=network.external, domain=network.domain,
+        external=network.external, shared=False, domain=network.domain,
         dhcp="the LAN's own" if network.external else f"{network.dhcp_first}-{network.dhcp_last}",
         resolve=network.resolve, reservations=len(reserved),
         leases=sum(lease in reserved for lease in truth.leases(store, network)),
         machines=tuple(running(store, network)),
         amiss=tuple(step.describe() for step in truth.diff(store, truth.want(host, store, network), found, files))
-        if started else (), notes=tuple(truth.notes(host, network)),
+        if started else (), notes=tuple(truth.notes(host, network, files)),
     )
+
+
+def shared_status(host: Host, store: Store, network: Network) -> Status:
+    """Likewise of a network of root's, as far as a user sees it; reserved is what root has set aside for him."""
+    return Status(
+        network=network.name, realm=store.world.realm, started=host.outside.bridge_exists(network.bridge), shared=True,
+        external=network.external, bridge=network.bridge, address=str(network.address),
+        address6=str(network.address6) if network.address6 else None, domain=network.domain, dhcp="root's",
+        resolve=network.resolve, reservations=len(shared.allotment(network)), leases=0,
+        machines=tuple(running(store, network)), amiss=(), notes=(),
+    )
+
+
+def unreadable(store: Store, name: str, files: HostFiles = HOST_FILES) -> list[str]:
+    """What keeps the users of a network that was started from joining it."""
+    network = store.network(name)
+    return truth.unreadable(network, files) if network else []
 
 
 def _started(network: Network, found: Found) -> bool:
@@ -223,7 +250,19 @@ def _settled(host: Host, store: Store, network: Network) -> Network:
     return dataclasses.replace(network, resolve=resolve, address6=network.address6 if host.net.ipv6() else None)
 
 
-def _may(host: Host) -> None:
+def _check_users(store: Store, network: Network) -> None:
+    """Of those who are new."""
+    new = set(network.users) - set(store.users(network.name))
+    if new and store.world.rootless:
+        raise NotPermitted("an ordinary user's networks are his own alone", hint="root's are shared: sudo cmnet start")
+    if new and store.world.private:
+        raise UsageError("users reach the host's own bridges, not those of a realm", hint="leave --realm out")
+    sharing.check(sorted(new))
+
+
+def _may(host: Host, network: Network | None = None) -> None:
+    if network and network.shared:
+        raise NotPermitted(f"'{network.name}' is root's network: you may use it, no more", hint="cmnet list")
     if not host.net.permitted():
         raise NotPermitted("networks are changed and looked into by root only", hint="run it with sudo")
     for program, package in (("dnsmasq", "dnsmasq-base"), ("nft", "nftables")):
@@ -282,6 +321,8 @@ def _check_addresses(store: Store, network: Network, found: Found) -> None:
                 raise ConfigError(f"{wanted} overlaps with {theirs}, which {link.name} has",
                                   hint="[network] address in cloudme.toml chooses another")
     for name, (_, text) in store.reservations(network.name).items():
+        if shared.user_of(name):  # he is given another one
+            continue
         if (address := IPv4Address(text)) not in wanted or address == network.address.ip:
             raise ConfigError(f"'{name}' has the address {address}, which does not go with {network.address}",
                               hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml")

@@ -15,7 +15,7 @@ from cloudme.model.hostconfig import Resolve
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.networks import changes, serving
+from cloudme.operations.networks import changes, serving, sharing
 from cloudme.operations.networks.changes import Block, Reversed
 from cloudme.store import Store
 
@@ -32,6 +32,14 @@ class HostFiles:
     hosts: str = "/etc/hosts"
     networkmanager: str = "/etc/NetworkManager/dnsmasq.d"
 
+    @property
+    def users(self) -> str:
+        """A list for each user, which the one above includes."""
+        return os.path.join(os.path.dirname(self.bridge_acl), "cloudme.d")
+
+    def of_user(self, user: str) -> str:
+        return os.path.join(self.users, f"{user}.conf")
+
 
 HOST_FILES = HostFiles()
 
@@ -45,7 +53,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us."""
+    """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us.
+
+    reserved: whose is which address: name -> (mac, address).
+    """
 
     links: Mapping[str, Link]
     forwarding: bool
@@ -56,6 +67,7 @@ class Found:
     blocks: Mapping[str, tuple[str, ...]]
     resolved: bool
     record: Network | None
+    reserved: sharing.Reservations
 
 
 def want(host: Host, store: Store, network: Network) -> Wanted:
@@ -73,10 +85,10 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
         links=host.net.links(), forwarding=host.net.forwarding(),
         filtered=host.net.bridge_filter(), marks=dhcp.marks(_table(host, network)),
         serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
-        blocks={} if store.world.rootless else {
-            path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
+        blocks={path: changes.read_block(path, mark(store.world, network))
+                for path in _block_files(store.world, network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
-        record=store.network(network.name),
+        record=store.network(network.name), reserved=store.reservations(network.name),
     )
 
 
@@ -84,6 +96,7 @@ def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[S
     """The steps that make what is found as it is wanted; none when it is."""
     network = wanted.network
     steps = [] if network.external else _own(store, wanted, found)
+    steps += sharing.steps(store, network, found.reserved)
     steps += _blocks(store, found, files, network, _lines(store, network, files))
     if network.resolve == Resolve.resolved and not found.resolved:
         steps.append(changes.Resolved(network))
@@ -171,9 +184,9 @@ def mode(host: Host, world: World, wanted: str) -> Resolve:
     return chosen
 
 
-def notes(host: Host, network: Network) -> list[str]:
+def notes(host: Host, network: Network, files: HostFiles = HOST_FILES) -> list[str]:
     """That machines are not guarded. What of the host's own rules drops forwarded packets by default: an accept in our
-    table does not outweigh it."""
+    table does not outweigh it. What keeps users out of a network that is shared with them."""
     unguarded = [] if network.guarded else ["machines may send what they like (no guard)"]
     listing = json.loads(host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
     chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
@@ -181,33 +194,49 @@ def notes(host: Host, network: Network) -> list[str]:
         f"the host's nft chain '{chain['table']} {chain['name']}' drops by default: guests may not get out"
         for chain in chains
         if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != dhcp.table(network)
-    ]
+    ] + unreadable(network, files)
 
 
-def _block_files(network: Network, files: HostFiles) -> tuple[str, ...]:
-    return files.bridge_acl, files.hosts, os.path.join(files.networkmanager, f"cloudme-{network.bridge}.conf")
+def unreadable(network: Network, files: HostFiles) -> list[str]:
+    """Files that a network's users would have to be able to read."""
+    return sharing.unreadable(network, {user: (files.bridge_acl, files.of_user(user)) for user in network.users})
+
+
+def _networkmanager(network: Network, files: HostFiles) -> str:
+    return os.path.join(files.networkmanager, f"cloudme-{network.bridge}.conf")
+
+
+def _block_files(world: World, network: Network, files: HostFiles) -> list[str]:
+    """Those in which there may be a block of the network's, now or when it is as it should be."""
+    found = [] if world.rootless else [files.hosts, _networkmanager(network, files)]
+    if world.private:  # QEMU's helper acts in the host's own namespace only
+        return found
+    known = os.listdir(files.users) if os.path.isdir(files.users) else []
+    users = {os.path.join(files.users, name) for name in known} | {files.of_user(user) for user in network.users}
+    return [*sorted(users), files.bridge_acl, *found]
 
 
 def _lines(store: Store, network: Network, files: HostFiles) -> dict[str, tuple[str, ...]]:
-    """The lines that are wanted in the host's files. QEMU's helper acts in the host's own namespace only."""
-    acl, hosts, networkmanager = _block_files(network, files)
+    """The lines that are wanted in the host's files."""
     lines: dict[str, tuple[str, ...]] = {}
-    if not store.world.private:
-        lines[acl] = (f"allow {network.bridge}",)
+    if network.users and not store.world.private:
+        lines[files.bridge_acl] = tuple(f"include {files.of_user(user)}" for user in network.users)
+        lines |= {files.of_user(user): (f"allow {network.bridge}",) for user in network.users}
     if network.resolve == Resolve.hosts:
-        lines[hosts] = host_lines(store, network)
+        lines[files.hosts] = host_lines(store, network)
     if network.resolve == Resolve.networkmanager:
-        lines[networkmanager] = (f"server=/{network.domain}/{network.address.ip}",)
+        lines[_networkmanager(network, files)] = (f"server=/{network.domain}/{network.address.ip}",)
     return lines
 
 
 def _blocks(
     store: Store, found: Found, files: HostFiles, network: Network, lines: Mapping[str, tuple[str, ...]],
 ) -> list[Step]:
-    acl, _, networkmanager = _block_files(network, files)
+    networkmanager = _networkmanager(network, files)
+    groups = {files.of_user(user): sharing.group(user) for user in network.users}
     return [
         Block(path, mark(store.world, network), before, lines.get(path, ()),
-              RELOAD_NAMES if path == networkmanager else (), "kvm" if path == acl else "")
+              RELOAD_NAMES if path == networkmanager else (), groups.get(path, ""))
         for path, before in found.blocks.items() if before != lines.get(path, ())
     ]
 
