@@ -7,6 +7,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,16 +93,16 @@ class User:
         assert ended.returncode == 0, f"{words}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
-    def processes(self) -> list[str]:
-        """The command lines of what runs as this user for this home; a zombie has none."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """What runs as this user for this home: pid -> command line; a zombie has none."""
+        found = {}
         for entry in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 folder = Path("/proc", entry)
                 if f"Uid:\t{self.uid}\t" in (folder / "status").read_text() and \
                         f"HOME={self.home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
-        return [line for line in found if line]
+                    found[int(entry)] = (folder / "cmdline").read_text().replace("\0", " ")
+        return {pid: line for pid, line in found.items() if line}
 
 
 @pytest.fixture
@@ -142,8 +143,12 @@ def users(outside: str) -> Iterator[list[User]]:
     finally:
         for user in found:
             user.call("cmnet", "stop")
-            assert user.processes() == []
+        left = [user.processes() for user in found]
+        for pid in (pid for processes in left for pid in processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder)
+        assert left == [{}] * len(found)
 
 
 def _ip(*arguments: str) -> None:

@@ -58,7 +58,7 @@ def test_a_user_has_all_of_it_and_another_one_cannot_get_at_it(users: list[User]
                  if machine["group"] != "templates"]
         user.run("vmstop", "-d", "-y", "--timeout", "1", *names)
         user.run("cmnet", "stop")
-        assert user.processes() == []
+        assert user.processes() == {}
 
 
 def _reach_by_ssh(user: User) -> None:

@@ -69,7 +69,7 @@ def test_a_failed_start_leaves_nothing(users: list[User]) -> None:
     user.run("mkdir", "-p", str(folder))
     user.run("sh", "-c", f"echo nonsense >{folder}/dnsmasq.conf.j2")
     assert user.call("cmnet", "start").returncode == os.EX_OSERR
-    assert user.processes() == []
+    assert user.processes() == {}
 
 
 def test_what_changes_the_host_is_refused_with_its_reason(users: list[User]) -> None:
@@ -142,7 +142,7 @@ http.server.HTTPServer((sys.argv[1], 8000), Page).serve_forever()
             server.kill()
             server.wait()
     cmnet("stop")
-    assert user.processes() == []
+    assert user.processes() == {}
 
 
 def test_a_realm_whose_dnsmasq_was_killed_is_made_again(users: list[User]) -> None:

@@ -67,7 +67,7 @@ def test_a_users_machine_is_on_roots_bridge(sharing: Sharing) -> None:
     assert "machines of a user" in refused.stderr
     sharing.alice.run("vmstop", "--timeout", "0s", "vm0")
     assert sharing.root.ports() == []
-    assert sharing.alice.processes() == []
+    assert sharing.alice.processes() == {}
 
 
 def test_who_was_not_allowed_is_refused_by_us_and_by_the_helper(sharing: Sharing) -> None:
