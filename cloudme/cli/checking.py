@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cloudme import cli, shared
 from cloudme.cli import wiring
-from cloudme.errors import ConfigError, UsageError
+from cloudme.errors import ConfigError, NotPermitted, UsageError
 from cloudme.model.check import Level, Result
 from cloudme.model.hostconfig import Accelerator
 from cloudme.operations import checks
@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
                          hint="cmcheck --persist --bridge br0 --nic ens18")
     if args.persist and cli.world(args).realm:
         raise UsageError("a realm is gone after a boot: what is there cannot last", hint="cmcheck --fix --realm NAME")
+    if args.persist and cli.world(args).rootless:
+        raise NotPermitted("what lasts over a boot is written below /etc, by root", hint="sudo cmcheck --persist")
     look = _look(args)
     results = checks.all_of(look, args.checks)
     if args.fix or args.persist:

@@ -73,13 +73,17 @@ def reload(transaction: Transaction, store: Store, network: Network, files: Host
 def create(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
     """Note a network of this name, and start it; the same call again finds nothing to do.
 
-    Raises:  AlreadyExists (name, bridge), ConfigError (addresses), HostUnavailable (no such bridge of the LAN's).
+    Raises:  AlreadyExists (name, bridge), ConfigError (addresses), HostUnavailable (no such bridge of the LAN's),
+             NotPermitted (it is the LAN's, and we are not root).
     """
     host = transaction.host
     if network.name in (DEFAULT_NETWORK, shared.HOST):
         whose = "that of cloudme.toml" if network.name == DEFAULT_NETWORK else "root's default one, to users"
         raise AlreadyExists(f"the network '{network.name}' is {whose}", hint="cmnet start; or another name")
     _may(host)
+    if store.world.rootless and network.external:
+        raise NotPermitted("a bridge of the LAN is in the host's own network, which is root's",
+                           hint=f"sudo cmnet create {network.name} --external ...")
     if store.world.rootless and network.name in [one.name for one in shared.networks()]:
         raise AlreadyExists(f"'{network.name}' is a network of root's that you may use", hint="cmnet list")
     known = store.network(network.name)
