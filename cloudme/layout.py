@@ -23,6 +23,12 @@ while it runs."""
 
 CATALOGUE = "catalogue.toml"
 
+MACHINE_FOLDER, MACHINE_SUFFIX, HOST_CONFIGURATION = "machine.conf.d", ".conf", "machina.conf"
+"""Definitions are MACHINE_FOLDER/NAME.conf.json, beside HOST_CONFIGURATION.json; other suffixes are right, too."""
+
+MACHINA_RUN = "/run/machina"
+"""Where machines that are defined have their sockets, a folder each: the seed's."""
+
 WARM = "warm"
 RAM = "ram"
 STATE = "state"
@@ -209,6 +215,18 @@ def world(realm: str | None = None) -> World:
         data=os.path.join(data, "cloudme"), run=os.path.join(run, "cloudme"),
         config=os.path.join(config, "cloudme"), realm=chosen, rootless=True,
     )
+
+
+def definitions(root: str | None) -> str:
+    """The folder of the host's configuration and of the definitions: the seed's; where it is missing, the current one.
+
+    root:  an option: below it the folder is, and nowhere else.
+    """
+    if root is not None:
+        return os.path.join(root, "etc/machina")
+    home = os.environ.get("CLOUDME_HOME")
+    folder = os.path.join(os.path.abspath(home), "config/machina") if home else "/etc/machina"
+    return folder if os.path.isdir(folder) else "."
 
 
 def text_templates() -> str:
