@@ -169,6 +169,13 @@ _cloudme_vm() {
 }
 complete -F _cloudme_vm vm
 
+_cloudme_vmargs() {
+    _cloudme_answer '--host-config --root --lines --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmargs vmargs
+
 _cloudme_vmcat() {
     _cloudme_answer '--host-config --root --explain --json -h --help --version -v --verbose -q --quiet --realm' \
         '--host-config:files --root:folders --explain:none --realm:realms' \

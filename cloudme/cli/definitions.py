@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cloudme.formats.definitions import Site
     from cloudme.model.definitions.nouns import Merged
+    from cloudme.qemu.definitions.command import Ground
 
 
 def options(parser: argparse.ArgumentParser, names: str = "names of definitions", **more: Any) -> None:
@@ -53,6 +54,13 @@ def site(args: argparse.Namespace, *, host_wanted: bool = True) -> Site:
     if args.root is None and not os.path.isdir(machines):
         machines = layout.MACHINE_FOLDER
     return definitions.read(host_file, machines, run=layout.MACHINA_RUN)
+
+
+def ground() -> Ground:
+    """What command lines stand on here."""
+    from cloudme.qemu.definitions.command import Ground
+
+    return Ground(run=layout.MACHINA_RUN)
 
 
 def print_each(machines: Sequence[Merged], text: Callable[[Merged], str]) -> None:

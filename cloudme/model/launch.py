@@ -11,7 +11,7 @@ from typing import Any, Literal
 class Part:
     """One piece of hardware: the same properties serve argv (JSON since QEMU 6.0) and hot-plug over QMP."""
 
-    option: Literal["object", "blockdev", "netdev", "device"]
+    option: Literal["object", "blockdev", "chardev", "netdev", "device"]
     props: Mapping[str, Any]
 
 

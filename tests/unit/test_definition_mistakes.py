@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudme.errors import SpecError
 from cloudme.formats import definitions
 from cloudme.formats.definitions import schema, shown
+from cloudme.qemu.definitions import command
 from tests.unit.test_definitions import ID, OTHER, SEED, Machina
 
 HOST = {"storage": {"data": {"path": "/srv", "type": "raw"}, "code": {"path": "/fw", "type": "firmware"}},
@@ -171,13 +173,13 @@ def test_a_file_that_is_not_utf8_or_too_large_says_so(machina: Machina) -> None:
 
 
 def test_machines_that_are_in_each_others_way_are_both_told(machina: Machina) -> None:
-    machina.host(HOST | {"tag": {"t": {
+    machina.host(HOST | {"network": {"lan": {}, "wan": {}}, "tag": {"t": {
         "attrs": {"spice": {"enabled": True, "port": 5900}, "agent": {"qemu": {"enabled": True, "port": 5901}}},
         "volumes": [{"name": "os", "storage": "data", "wwn": "0x5525400000000001"}],
         "connections": [{"name": "0", "network": "lan", "mac": "52:54:00:00:00:01", "ip": "10.0.0.5/24"}]}}})
     machina.machine("a", {"tags": ["t"]})
     machina.machine("b", {"tags": ["t"], "id": OTHER, "name": "A"})
-    machina.machine("c", {"id": ID[:-1] + "1"})
+    machina.machine("c", {"id": ID[:-1] + "1", "connections": [{"name": "0", "network": "wan", "ip": "10.0.0.5"}]})
     lines = machina.wrong("a")
     assert lines == machina.wrong("b")
     assert [line.split(": ", 1)[1] for line in lines] == [
@@ -234,7 +236,6 @@ def twisted(draw: st.DrawFn, document: Any) -> Any:
     return kept | (draw(st.dictionaries(st.sampled_from(KEYS), DOCUMENTS, max_size=1)))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(machine=st.one_of(DOCUMENTS, twisted(EXAMPLE)), host=st.one_of(DOCUMENTS, twisted(EXAMPLE_HOST)))
 def test_whatever_a_document_holds_there_are_machines_or_complaints(machina: Machina, machine: Any, host: Any) -> None:
     (machina.folder / "machina.conf.json").write_text(json.dumps(host), "utf-8")
@@ -246,11 +247,13 @@ def test_whatever_a_document_holds_there_are_machines_or_complaints(machina: Mac
         assert "\n" not in "".join(error.lines)
         return
     assert all(line.startswith("  ") for line in shown.summary(found, site.host).splitlines())
+    with contextlib.suppress(SpecError):
+        assert all("\n" not in word for option in command.options(found, site.host, command.Ground(run="/run"))
+                   for word in option)
     shown.explained(found, "attrs")
     json.dumps(shown.document(found))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.one_of(st.binary(), st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))),
        suffix=st.sampled_from([".json", ".toml", ".yaml"]))
 def test_whatever_a_file_holds_it_is_read_or_complained_of(tmp_path: Path, content: bytes, suffix: str) -> None:

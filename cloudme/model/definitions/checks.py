@@ -111,6 +111,6 @@ def _unique(machine: Merged) -> Iterator[tuple[str, object, Source, str]]:
         link = identity.link(machine.name, connection.name)
         yield "the link's name", link, sources[f"{path}.network"], link
         if connection.ip:
-            yield "address", ip_interface(connection.ip).ip, sources[f"{path}.ip"], connection.ip
+            yield "address", (connection.network, ip_interface(connection.ip).ip), sources[f"{path}.ip"], connection.ip
     for device in machine.devices:
         yield "the device's id", device.id, sources[f"devices.{device.name}.id"], device.id
