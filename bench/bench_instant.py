@@ -7,7 +7,7 @@ import time
 from bench.ratios import race
 from bench.worlds import World, world
 from cloudme.host import agent
-from cloudme.host.qemu import _open_by
+from cloudme.host.holders import open_by
 
 CACHE = os.environ.get("CLOUDME_CACHE", "/var/cache/cloudme")
 MANY = 20
@@ -72,7 +72,7 @@ def memory(it: World, how: str) -> float:
 
 
 def _pss(it: World, name: str) -> float:
-    pid = _open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
+    pid = open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
 

@@ -6,6 +6,7 @@ Root is needed, and libvirt (libvirt-daemon-system, libvirt-clients) for two row
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bench.ratios import race
@@ -70,24 +71,27 @@ def shell_start(it: World) -> float:
 
 def _pid(it: World, name: str) -> int:
     """Of the machine's QEMU: the one that has its lock open."""
-    from cloudme.host.qemu import _open_by
+    from cloudme.host.holders import open_by
 
-    return _open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
+    return open_by(f"{it.home}/realms/{it.realm}/machines/{name}/lock")
 
 
-OURS = ("-chardev", "-mon", "-netdev", "-vnc", "-blockdev")
+OURS = ("-add-fd", "-chardev", "-mon", "-netdev", "-vnc", "-blockdev")
 
 
 def _without_descriptors(argv: list[str], folder: str) -> str:
     """The command line of one of ours, with sockets and taps that QEMU makes itself, in the folder '@'."""
     line: list[str] = []
+    passed = [value for option, value in itertools.pairwise(argv) if option == "-add-fd"]
+    files = {f"/dev/fdset/{part.split('set=')[1].split(',')[0]}": part.split("opaque=")[1] for part in passed}
     words = iter(argv)
     for word in words:
-        line += _own(word, next(words), folder) if word in OURS else [word]
+        line += _own(word, next(words), folder, files) if word in OURS else [word]
     return " ".join(shlex.quote(word) for word in line)
 
 
-def _own(option: str, value: str, folder: str) -> list[str]:
+def _own(option: str, value: str, folder: str, files: Mapping[str, str]) -> list[str]:
+    """files: the path of each set of descriptors."""
     role = value.partition("id=")[2].partition(",")[0]
     if option == "-netdev":
         return [option, "tap,id=net0,ifname=sh@,script=no,downscript=no"]
@@ -96,9 +100,10 @@ def _own(option: str, value: str, folder: str) -> list[str]:
     if option == "-blockdev":
         props = json.loads(value)
         if "filename" in props:
-            props["filename"] = f"{folder}/@/{os.path.basename(props['filename'])}"
+            path = files[props["filename"]]
+            props["filename"] = path if "-base" in props["node-name"] else f"{folder}/@/{os.path.basename(path)}"
         return [option, json.dumps(props)]
-    if option == "-mon" or role == "qmp.1":
+    if option in ("-add-fd", "-mon") or role == "qmp.1":
         return []
     if role == "qmp.0":
         return ["-qmp", f"unix:{folder}/@/qmp,server=on,wait=off"]
@@ -189,9 +194,10 @@ sys.path.insert(0, sys.argv[1])
 from cloudme.host.netlink import Links
 from cloudme.host.outside import Here
 from cloudme.host.run import Programs
-links = Links(Here(Programs()))
+from cloudme.model.launch import TapCard
+links = Links(Here(Programs()), Programs())
 began = time.perf_counter()
-fds = [links.tap("bridge0", "") for _ in range(int(sys.argv[2]))]
+fds = [links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02")]) for _ in range(int(sys.argv[2]))]
 print(time.perf_counter() - began)
 """
 

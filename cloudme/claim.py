@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloudme import layout
-from cloudme.errors import AlreadyExists, NotPermitted
+from cloudme.errors import AlreadyExists, NotPermitted, UsageError
 from cloudme.model import identity
 from cloudme.model.machine import Machine, Nic
 from cloudme.model.names import Name
@@ -59,6 +59,14 @@ def nic(network: Network, uuid: str, index: int, address: str | None) -> Nic:
     mac = identity.mac(uuid, index)
     return Nic(network=network.name, mac=mac, address=address, address6=slaac(network, mac),
                static=network.external and address is not None)
+
+
+def check_apart(isolate: bool, networks: Sequence[Network]) -> None:
+    """Raises UsageError where a machine cannot be kept from its neighbours."""
+    for network in networks:
+        if isolate and network.external:
+            raise UsageError(f"network '{network.name}' is external: who is on it is not for us to say",
+                             hint="--isolate is for networks of ours (cmnet list)")
 
 
 def check_records(store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:

@@ -81,8 +81,16 @@ def record(path: str) -> dict[str, Any]:
     """The record at `path`, unchecked; empty where there is none that can be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            found = _scan(file.read().decode(), 0)[0]
-    except (OSError, ValueError, StopIteration):
+            return parsed(file.read())
+    except OSError:
+        return {}
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+    """Likewise the record that is this text."""
+    try:
+        found = _scan(text.decode(), 0)[0]
+    except (ValueError, StopIteration, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

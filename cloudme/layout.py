@@ -18,8 +18,7 @@ MACHINE_RECORD = "machine.json"
 TEMPLATE_RECORD = "template.json"
 
 OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", "vm.pid"
-"""Of a machine that stands on an image: one word each, for people and their scripts. The last is QEMU's own, and there
-while it runs."""
+"""Of a machine that stands on an image: one word each, for people and their scripts. The last one while it runs."""
 
 CATALOGUE = "catalogue.toml"
 
@@ -28,6 +27,8 @@ MACHINE_FOLDER, MACHINE_SUFFIX, HOST_CONFIGURATION = "machine.conf.d", ".conf", 
 
 MACHINA_RUN = "/run/machina"
 """Where machines that are defined have their sockets, a folder each: the seed's."""
+
+ROOT_DATA = "/var/lib/cloudme"
 
 WARM = "warm"
 RAM = "ram"
@@ -139,8 +140,9 @@ class World:
         return os.path.join(self.networks, f"{network}.lock")
 
     def dnsmasq(self, network: str, what: str) -> str:
-        """The file dnsmasq.<what> of a network that runs: conf, pid, log."""
-        return os.path.join(self.network_run(network), f"dnsmasq.{what}")
+        """The file dnsmasq.<what> of a network that runs: conf, pid, log. The last two are its own to write."""
+        folder = self.network_run(network)
+        return os.path.join(folder if what == "conf" else own(folder), f"dnsmasq.{what}")
 
     @property
     def private(self) -> bool:
@@ -183,6 +185,30 @@ def maker(folder: str) -> str:
     return os.path.join(folder, "maker")
 
 
+def group(run: str) -> str:
+    """The name of the cgroup of what runs in the folder `run`: a realm's is 'realm_name', and no two homes' are one."""
+    home, name = os.path.split(run)
+    if os.path.basename(home).startswith("realms."):
+        home, realm = os.path.split(home)
+        name = f"{realm.removeprefix('realms.')}_{name}"
+    if os.path.basename(home) == "cloudme":
+        return name
+    from binascii import crc32
+
+    return f"{name}:{crc32(os.fsencode(home)):08x}"
+
+
+def own(run: str) -> str:
+    """The folder in a run folder that belongs to the program which runs, and to no other. We write nothing into it."""
+    return os.path.join(run, "own")
+
+
+def forward(folder: str, protocol: str, address: str, port: int) -> str:
+    """The file whose OFD lock is held by the process that serves a port of the host's for the machine that runs in
+    `folder`. Beside it, with .log, is what that process had to complain of."""
+    return os.path.join(folder, f"forward.{protocol}.{address}.{port}")
+
+
 def socket(folder: str, role: str) -> str:
     """Return the path of a machine's socket, short enough to bind.
 
@@ -206,7 +232,7 @@ def world(realm: str | None = None) -> World:
         return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen,
                      rootless=rootless)
     if not rootless:
-        return World(data="/var/lib/cloudme", run="/run/cloudme", config="/etc/cloudme", realm=chosen)
+        return World(data=ROOT_DATA, run="/run/cloudme", config="/etc/cloudme", realm=chosen)
     user = os.path.expanduser("~")
     data = environ.get("XDG_DATA_HOME") or os.path.join(user, ".local/share")
     run = environ.get("XDG_RUNTIME_DIR") or os.path.join(data, "cloudme/run")

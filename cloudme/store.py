@@ -29,7 +29,7 @@ from cloudme.model.ports import Host, Target
 
 T = TypeVar("T")
 
-FROZEN = 0o444
+FROZEN, PRIVATE = 0o444, 0o600
 
 def blank(index: int = 0) -> str:
     """The empty overlay of disk number `index`, made once beside it: a clone's disk is a copy of it.
@@ -151,7 +151,7 @@ class Networks:
 
     def publish_network(self, network: Network) -> None:
         os.makedirs(self.world.networks, exist_ok=True)
-        write_atomic(self.world.network_record(network.name), records.dump(network))
+        write_atomic(self.world.network_record(network.name), records.dump(network), mode=PRIVATE)
 
     def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
         """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
@@ -237,7 +237,7 @@ class Store(Networks):
             for file, word in ((layout.OS_NAME, machine.image), (layout.ADDRESS, machine.address or "dhcp"),
                                (layout.MAC, machine.nics[0].mac), (layout.DISPLAY, display)):
                 write_atomic(os.path.join(self.folder(machine), file), f"{word}\n")
-        write_atomic(self.world.machine_record(machine.name), records.dump(machine))
+        write_atomic(self.world.machine_record(machine.name), records.dump(machine), mode=PRIVATE)
 
     def machine(self, name: str) -> Machine:
         return read(self.world.machine_record(name), records.machine, f"no machine '{name}'",
@@ -262,7 +262,7 @@ class Store(Networks):
     # templates
 
     def publish_template(self, template: Template) -> None:
-        write_atomic(self.world.template_record(template.name), records.dump(template))
+        write_atomic(self.world.template_record(template.name), records.dump(template), mode=PRIVATE)
 
     def template(self, name: str) -> Template:
         known = index.names(self.world.templates)
@@ -274,11 +274,11 @@ class Store(Networks):
 
     def clones_of(self, template: str) -> list[str]:
         """Names of the machines that stand on `template`, in every realm of the home; a realm's are 'realm/name'."""
-        return _everywhere(self.world, lambda machine: machine.template == template)
+        return list(everywhere(self.world, lambda machine: machine.template == template))
 
     def standing_on(self, image: str) -> list[str]:
         """Likewise of the machines whose disk stands on that of the RAM image in the folder `image`."""
-        return _everywhere(self.world, lambda machine: os.path.relpath(image, self.world.data) in machine.bases)
+        return list(everywhere(self.world, lambda machine: os.path.relpath(image, self.world.data) in machine.bases))
 
     def folder(self, machine: Machine) -> str:
         """The folder of a machine, or of a template that is started as one."""
@@ -334,7 +334,7 @@ class Store(Networks):
     # images
 
     def publish_image(self, image: Image) -> None:
-        write_atomic(self.world.image_record(image.name), records.dump(image))
+        write_atomic(self.world.image_record(image.name), records.dump(image), mode=PRIVATE)
 
     def image(self, name: str) -> Image:
         known = ", ".join(i.name for i in self.images() if i.name != name)
@@ -355,7 +355,7 @@ class Store(Networks):
 
     def machines_on(self, image: str) -> list[str]:
         """Likewise of the machines whose disk stands on `image` itself."""
-        return _everywhere(self.world, lambda machine: machine.image == image)
+        return list(everywhere(self.world, lambda machine: machine.image == image))
 
 
 def _host_seed() -> str:
@@ -367,13 +367,15 @@ def _host_seed() -> str:
         return os.uname().nodename
 
 
-def _everywhere(own: World, wanted: Callable[[Machine], bool]) -> list[str]:
+def everywhere(own: World, wanted: Callable[[Machine], bool]) -> dict[str, Machine]:
+    """By name, in every realm of the home; in a named one by 'realm/name'."""
     home = World(data=own.data, run=own.run, config=own.config)
     worlds = [("", home)] + [
         (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
         for realm in index.names(os.path.join(home.data, "realms"))
     ]
-    return [prefix + machine.name for prefix, world in worlds for machine in Store(world).machines() if wanted(machine)]
+    return {prefix + machine.name: machine for prefix, world in worlds
+            for machine in Store(world).machines() if wanted(machine)}
 
 
 def _all(folder: str, read: Callable[[str], T]) -> list[T]:

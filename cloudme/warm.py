@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -20,6 +21,9 @@ from cloudme.store import FROZEN, blank, read, reported, write_atomic
 TEMPLATE_DISK = "../disk.qcow2"
 """The disk of the template that an image belongs to, from the image's folder."""
 
+OPEN = 0o666
+"""Mode of the memory's file, see `empty`."""
+
 SAVE_S = 600
 """How long QEMU may take to write the devices' state, whose memory is on disk already: moments, unless that is full."""
 
@@ -35,7 +39,7 @@ def manifest(folder: str) -> Manifest | None:
 def kind(host: Host, machine: Machine, accel: str) -> Kind:
     """Of what kind the RAM image is that `machine`, without its cards, can be restored from here and now."""
     version = host.qemu.version()
-    place = launch.Place(folder="", run="", accel=accel, bridges={})
+    place = launch.Place(folder="", run="", accel=accel, networks={})
     ram = launch.Ram(path="", qemu=version, use="clone")
     starts = launch.of(dataclasses.replace(machine, nics=(), cdrom=None), place, ram)
     return Kind(
@@ -66,7 +70,21 @@ def why_not(host: Host, folder: str, machine: Machine, accel: str) -> str | None
     found = manifest(folder)
     if found is None:
         return "there is none"
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(os.path.join(folder, layout.RAM)).st_mode & OPEN != OPEN:
+            return "it was made by a cloudMe whose machines all ran as root"
     return warm.mismatch(found, kind(host, machine, accel), stamps(folder, found.files))
+
+
+def empty(folder: str, ram_mib: int) -> None:
+    """Make the file of the memory, for a QEMU that has no right on anything of ours and opens it anew to write.
+
+    QEMU 7.2 does so even where it will never write: clones have to be able to, too. The folder keeps others out.
+    """
+    os.chmod(folder, 0o700)
+    with open(os.path.join(folder, layout.RAM), "wb") as ram:
+        os.fchmod(ram.fileno(), OPEN)
+        ram.truncate(ram_mib << 20)
 
 
 def save(monitor: Monitor, folder: str) -> None:
@@ -92,7 +110,7 @@ def publish(
         for file in own:
             with open(os.path.join(folder, file), "rb") as content:
                 os.fsync(content.fileno())
-                os.fchmod(content.fileno(), FROZEN)
+                os.fchmod(content.fileno(), FROZEN if file != layout.RAM else OPEN)
         for index, disk in enumerate(disks):
             host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", os.path.join(folder, disk), "-F", "qcow2",
                       os.path.join(folder, blank(index))])

@@ -115,7 +115,7 @@ _cloudme_answer() {
 _cloudme_cmcheck() {
     _cloudme_answer '--fix --persist --bridge --nic --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --nic:none --root:folders --realm:realms' \
-        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=apparmor=time*'
+        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=limits=apparmor=time*'
 }
 complete -F _cloudme_cmcheck cmcheck
 
@@ -156,7 +156,7 @@ _cloudme_cmimage() {
 complete -F _cloudme_cmimage cmimage
 
 _cloudme_cmnet() {
-    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --no-guard --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
         '=start=stop=status=reload=create=delete=list networks'
 }
@@ -198,11 +198,18 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --vnc-port' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --vnc-port:none' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --vnc-port --limit' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --vnc-port:none --limit:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
+
+_cloudme_vmexpose() {
+    _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --address:none --remove:none --realm:realms' \
+        'machines none'
+}
+complete -F _cloudme_vmexpose vmexpose
 
 _cloudme_vmfork() {
     _cloudme_answer '-n --name-of -C --count -g --group -t --type --name --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
@@ -219,8 +226,8 @@ _cloudme_vmid() {
 complete -F _cloudme_vmid vmid
 
 _cloudme_vminstantiate() {
-    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --limit --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --net-rate:none --limit:none --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
 complete -F _cloudme_vminstantiate vminstantiate
@@ -254,7 +261,7 @@ _cloudme_vmrestart() {
 complete -F _cloudme_vmrestart vmrestart
 
 _cloudme_vmrunning() {
-    _cloudme_answer '-g --group -t --type -a --all --json --watch -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -a --all --all-users --json --watch -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --realm:realms' \
         'machines*'
 }
@@ -275,8 +282,8 @@ _cloudme_vmstop() {
 complete -F _cloudme_vmstop vmstop
 
 _cloudme_vmupdate() {
-    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --realm:realms' \
+    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --realm:realms' \
         'machines'
 }
 complete -F _cloudme_vmupdate vmupdate

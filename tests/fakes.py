@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
+from cloudme import index
 from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
-from cloudme.model.launch import Launch
+from cloudme.model.confinement import Confinement
+from cloudme.model.groups import Group
+from cloudme.model.launch import Guard, Launch, TapCard
+from cloudme.model.machine import Limits
 from cloudme.model.network import Link
-from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Target
+from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
 from cloudme.store import take_lock
 
 
 @dataclass
 class FakeRun:
-    """Records argv; answers by program name; `qemu-img create` makes the file. `fail` raises for a word in argv.
+    """Records argv; answers by program name; `qemu-img create`, `convert` make the file. `fail` raises for a word.
 
     given: what came on stdin. daemons: the signals that each dnsmasq got, by its configuration file.
     """
@@ -36,6 +40,7 @@ class FakeRun:
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         if argv[0] in self.missing:
             raise MissingProgram(argv[0])
@@ -44,14 +49,16 @@ class FakeRun:
         for word, error in self.fail.items():
             if any(word in argument for argument in argv):
                 raise error
-        if list(argv[:2]) == ["qemu-img", "create"]:
+        if argv[0] == "qemu-img" and argv[1] in ("create", "convert"):
             with open([word for word in argv[2:] if os.path.isabs(word)][-1], "w", encoding="ascii") as file:
                 file.write("qcow2")
         if argv[0] == "dnsmasq":
             self.daemons[argv[1].partition("=")[2]] = []
         return self.answers.get(argv[0], "")
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         self.calls.append(list(argv))
         return 1
 
@@ -91,6 +98,16 @@ class FakeMonitor:
                 file.write("state")
         else:
             assert os.path.exists(path)
+
+    def give(self, name: str, fd: int) -> None:
+        os.fstat(fd)
+
+    def join(self, name: str, other: Monitor) -> None:
+        self.executed.append("join")
+
+    def admit(self, path: str) -> str:
+        assert os.path.exists(path)
+        return "/dev/fdset/1"
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         self.executed.append(status)
@@ -138,6 +155,32 @@ class FakeHypervisor:
 
 
 @dataclass
+class FakeGroups:
+    """Groups in memory, by name. lacks: why limits that are asked for cannot be had. alone: machines are in groups."""
+
+    lacks: CloudMeError | None = None
+    alone: bool = True
+    held: dict[str, Limits] = field(default_factory=dict)
+    swept: int = 0
+
+    def check(self, own: Limits, folder: str) -> None:
+        if self.lacks and own != Limits():
+            raise self.lacks
+
+    def hold(self, group: Group, pid: int) -> None:
+        self.check(group.own, group.folder)
+        self.held[group.name] = group.limits
+
+    def change(self, group: Group) -> bool:
+        if self.alone:
+            self.held[group.name] = group.limits
+        return self.alone
+
+    def sweep(self) -> None:
+        self.swept += 1
+
+
+@dataclass
 class FakeNet:
     """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload)."""
 
@@ -150,6 +193,8 @@ class FakeNet:
     holder: str | None = None
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
+    guarded: list[list[Guard | None]] = field(default_factory=list)
+    swept: int = 0
 
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges
@@ -196,8 +241,14 @@ class FakeNet:
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         self.sent.append((address, port, payload))
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        return os.open(os.devnull, os.O_RDWR)
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        return [os.open(os.devnull, os.O_RDWR) for _ in cards]
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        self.guarded.append([card.guard for card in cards])
+
+    def sweep(self) -> None:
+        self.swept += 1
 
     def neighbour(self, address: str) -> str:
         return self.neighbours.get(address, "")
@@ -328,6 +379,33 @@ class FakeOutside:
 
 
 @dataclass
+class FakeRelays:
+    """Those that serve hold their real lock in this process. `refuse`: ports in the machine where one ends at once."""
+
+    refuse: set[int] = field(default_factory=set)
+    serving: dict[str, tuple[int, Relay]] = field(default_factory=dict)
+
+    def start(self, relay: Relay, listener: int) -> None:
+        os.fstat(listener)
+        if not index.held(relay.machine):
+            raise Busy(f"'{relay.name}' has stopped")
+        os.makedirs(os.path.dirname(relay.lock), exist_ok=True)
+        lock = take_lock(relay.lock)
+        if relay.port in self.refuse:
+            os.close(lock)
+            raise PeerError(f"the relay of '{relay.name}' ended: no")
+        self.serving[relay.lock] = lock, relay
+
+    def end(self, lock: str) -> None:
+        if lock in self.serving:
+            os.close(self.serving.pop(lock)[0])
+
+    def ways(self) -> dict[str, str]:
+        """The name of the lock's file -> where it leads."""
+        return {os.path.basename(lock): f"{relay.address}:{relay.port}" for lock, (_, relay) in self.serving.items()}
+
+
+@dataclass
 class FakeDownload:
     """Serves `files`, by URL; `fail` raises for a URL. asked: every URL, in order."""
 
@@ -418,8 +496,8 @@ class FakeFiles:
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "net": FakeNet(), "outside": FakeOutside(),
-        "shell": FakeShell(), "agent": FakeAgent(),
+        "run": FakeRun(), "qemu": FakeHypervisor(), "groups": FakeGroups(), "net": FakeNet(),
+        "outside": FakeOutside(), "relays": FakeRelays(), "shell": FakeShell(), "agent": FakeAgent(),
         "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,

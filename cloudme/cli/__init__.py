@@ -56,6 +56,12 @@ def accel_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accel", choices=["auto", "kvm", "tcg"], help="how QEMU runs the guest (default: auto)")
 
 
+def wire_options(parser: Any) -> None:
+    """What a machine may do on its networks. parser: or a group of its options."""
+    parser.add_argument("--isolate", action="store_true", help="it reaches no neighbours, only the gateway and beyond")
+    parser.add_argument("--net-rate", metavar="RATE", help="bits a second that a card sends, and gets, as 100M")
+
+
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:
     complete(parser.add_argument("-g", "--group", metavar="GROUP", **{"help": "the machines of this group", **more}),
              "groups")

@@ -90,7 +90,8 @@ def _request(args: argparse.Namespace, machine: Machine) -> CloneRequest:
     return CloneRequest(
         template=machine.template, count=args.count, networks=tuple(nic.network for nic in machine.nics),
         group=Name(args.group or machine.group, "name of a group"),
-        type=Name(args.type or machine.type, "name of a type"), prefix=prefix)
+        type=Name(args.type or machine.type, "name of a type"), prefix=prefix, isolate=machine.isolate,
+        net_rate=machine.net_rate, limits=machine.limits)
 
 
 def show(args: argparse.Namespace, machines: list[Machine] | None) -> None:

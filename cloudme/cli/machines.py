@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
-from cloudme import cli, index
+from cloudme import cli, forwards, index
 from cloudme.cli import images
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
-from cloudme.model import units
+from cloudme.model import limits, units
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Machine, Shape
+from cloudme.model.machine import Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.model.ports import Host
@@ -54,7 +54,9 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         shape=Shape(vcpus=settings.vcpus if args.cpus is None else args.cpus,
                     ram_mib=units.ram_mib(args.memory) if args.memory else settings.ram_mib),
         disk_bytes=units.disk_bytes(args.disk) if args.disk else settings.disk_bytes,
-        vnc_port=args.vnc_port,
+        vnc_port=args.vnc_port, isolate=args.isolate,
+        net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
+        limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
     )
 
 
@@ -63,7 +65,7 @@ def update(args: argparse.Namespace) -> None:
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(cli.one_of(index.names(store.world.machines), cli.named(args) or "", "machine"))
     if not (args.pubkey_path or args.ip or args.user_data):
-        raise UsageError("nothing to update", hint="--pubkey-path, --ip, --user-data")
+        raise UsageError("nothing to update", hint="--limit; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
     if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):
@@ -84,6 +86,8 @@ def update(args: argparse.Namespace) -> None:
         transaction.apply([step])
         if target:
             transaction.apply([machines.Apply(step, store.network_of(settings, new.nics[0].network), target)])
+            if new.address != machine.address:
+                transaction.apply(forwards.opening(store, [new], before=machine))
         if transaction.dry_run:
             return
         networks.refresh_names(host, store)

@@ -30,7 +30,7 @@ CREATE_ONLY = ("bridge", "cidr", "gateway", "dhcp_range", "dns", "domain", "ipv6
 def run(args: argparse.Namespace) -> int | None:
     """Raises UsageError for options that do not go with the action."""
     given = [option for option in CREATE_ONLY if getattr(args, option) is not None]
-    given += [option for option in ("external", "no_nat") if getattr(args, option)]
+    given += [option for option in ("external", "no_nat", "no_guard") if getattr(args, option)]
     if given and args.action != "create":
         raise UsageError(f"--{given[0].replace('_', '-')} goes with create", hint="cmnet create NAME ...")
     if args.action in ("create", "delete") and not args.name:
@@ -177,7 +177,8 @@ def _described(args: argparse.Namespace, store: Store, name: Name, settings: Set
     return Network(
         name=name, bridge=args.bridge or f"cm-{name}"[:15], address=address, dhcp_first=first, dhcp_last=last,
         domain=args.domain or f"{name}.{settings.domain}", nat=not (args.no_nat or args.external),
-        resolve=args.resolve or settings.resolve, external=args.external, address6=address6, dns=dns)
+        resolve=args.resolve or settings.resolve, external=args.external, address6=address6, dns=dns,
+        guarded=not args.no_guard)
 
 
 def _first6(text: str) -> IPv6Interface:

@@ -8,8 +8,8 @@ import sys
 from cloudme import cli, index
 from cloudme.errors import NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles
-from cloudme.model import units
-from cloudme.model.machine import CloneRequest, Shape
+from cloudme.model import limits, units
+from cloudme.model.machine import CloneRequest, Limits, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, Name, numbered
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.store import Store
@@ -21,9 +21,10 @@ def read(args: argparse.Namespace, store: Store) -> list[CloneRequest]:
     if bool(name) == bool(args.file):
         raise UsageError("either a template or a group file is wanted", hint="vminstantiate -n TEMPLATE, or -f FILE")
     if args.file:
-        own = ("group", "type", "prefix", "memory", "cpus", "count", "network", "ip")
-        if given := [option for option in own if getattr(args, option) is not None]:
-            raise UsageError(f"--{given[0]} does not go with a file: its lines say that")
+        own = ("group", "type", "prefix", "memory", "cpus", "count", "network", "ip", "isolate", "net_rate",
+               "limit")
+        if given := [option for option in own if getattr(args, option) not in (None, False)]:
+            raise UsageError(f"--{given[0].replace('_', '-')} does not go with a file: its lines say that")
         return from_file(args.file, store)
     return [_one(args, Name(name or "", "name of a template"))]
 
@@ -59,7 +60,9 @@ def _one(args: argparse.Namespace, template: Name) -> CloneRequest:
     return CloneRequest(
         template=template, count=count, group=group, type=Name(args.type or DEFAULT_TYPE, "name of a type"),
         prefix=prefix, ram_mib=ram_mib, vcpus=args.cpus, addresses=_addresses(args.ip, count),
-        networks=groupfiles.networks(args.network or [DEFAULT_NETWORK]),
+        networks=groupfiles.networks(args.network or [DEFAULT_NETWORK]), isolate=args.isolate,
+        net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
+        limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
     )
 
 

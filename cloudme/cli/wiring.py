@@ -148,6 +148,7 @@ def abandon(world: World) -> list[Step]:
 def _adapters(world: World, outside: Outside) -> Host:
     from cloudme.host import (
         agent,
+        cgroup,
         clock,
         download,
         files,
@@ -156,6 +157,7 @@ def _adapters(world: World, outside: Outside) -> Host:
         netlink,
         playbook,
         qemu,
+        relays,
         rootless,
         run,
         ssh,
@@ -163,10 +165,12 @@ def _adapters(world: World, outside: Outside) -> Host:
     )
 
     runner = run.Programs()
-    net = netlink.Links(outside)
+    net = netlink.Links(outside, runner)
+    groups = cgroup.Groups(runner)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net), net=net, outside=outside, shell=ssh.Ssh(), agent=agent.GuestAgent(),
-        streams=streams.Standard(), playbooks=playbook.Ansible(runner, world.config), download=download.Http(),
-        iso=iso.IsoWriter(), keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        run=runner, qemu=qemu.Qemu(runner, net, groups), groups=groups, net=net, outside=outside,
+        relays=relays.Relays(runner), shell=ssh.Ssh(), agent=agent.GuestAgent(), streams=streams.Standard(),
+        playbooks=playbook.Ansible(runner, world.config), download=download.Http(), iso=iso.IsoWriter(),
+        keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

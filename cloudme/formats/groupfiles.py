@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Sequence
+from typing import Any
 
 from cloudme.errors import SpecError, UsageError
-from cloudme.model import units
-from cloudme.model.machine import CloneRequest, Shape
+from cloudme.model import limits, units
+from cloudme.model.machine import CloneRequest, Limits, Shape
 from cloudme.model.names import DEFAULT_TYPE, TEMPLATES, Name, numbered
 from cloudme.model.network import DEFAULT_NETWORK
 
@@ -17,8 +18,12 @@ MAX_CARDS = 4
 MAX_DISKS = 7
 """Extra disks of one machine: eight functions of one PCI slot, less the system's (qemu/hardware.py, disk)."""
 
-OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab"
+OPTIONS = "mem=1024;cpu=4;name=db;dsk=5,5;net=lan,lab;iso=yes;rate=100M;" \
+    "cap=1.5;weight=50;memmax=2G;tasks=300;io=50M"
+KEYS = tuple(item.partition("=")[0] for item in OPTIONS.split(";"))
 FORM = f"template:count:group:type[:options], options {OPTIONS}"
+LIMITS = {"cap": "cpus", "weight": "weight", "memmax": "memory", "tasks": "tasks", "io": "io"}
+"""What limits are named where `cpu` and `mem` are the machine's own; and in --limit."""
 
 
 def stem(path: str) -> str:
@@ -75,6 +80,9 @@ def _request(line: str, path: str, templates: Container[str], where: str) -> tup
         vcpus=_cpus(options["cpu"]) if "cpu" in options else None,
         extra_disks=_disks(options["dsk"]) if "dsk" in options else (),
         networks=networks(options["net"].split(",")) if "net" in options else (DEFAULT_NETWORK,),
+        limits=_limits(options),
+        isolate=_yes("iso", options.get("iso", "no")),
+        net_rate=units.bit_rate(options["rate"]) if "rate" in options else None,
     )
     return request, options.get("name")
 
@@ -83,7 +91,7 @@ def _options(text: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(";"))):
         key, separator, value = item.partition("=")
-        if key not in ("mem", "cpu", "name", "dsk", "net") or not separator or not value:
+        if key not in KEYS or not separator or not value:
             raise UsageError(f"'{item}' is no option ({OPTIONS})")
         if key in options:
             raise UsageError(f"'{key}' stands twice")
@@ -100,6 +108,12 @@ def networks(names: Sequence[str]) -> tuple[Name, ...]:
     return tuple(Name(name.strip(), "name of a network") for name in names)
 
 
+def _yes(key: str, text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"{key}={text}: yes or no is wanted")
+    return text == "yes"
+
+
 def _ram(text: str) -> int:
     return Shape(vcpus=1, ram_mib=units.ram_mib(text)).ram_mib
 
@@ -108,6 +122,13 @@ def _cpus(text: str) -> int:
     if not re.fullmatch("[0-9]+", text):
         raise UsageError(f"'{text}' is no number of CPUs")
     return Shape(vcpus=int(text), ram_mib=32).vcpus
+
+
+def _limits(options: dict[str, str]) -> Limits:
+    fields: dict[str, Any] = {}
+    for key in LIMITS.keys() & options.keys():
+        fields |= limits.one(LIMITS[key], options[key])
+    return Limits(**fields)
 
 
 def _disks(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme.errors import CloudMeError, ConfigError
+from cloudme.model import limits
 from cloudme.model.hostconfig import Accelerator, Resolve, Settings
 from cloudme.model.network import whole_range
 from cloudme.model.units import disk_bytes, ram_mib, seconds
@@ -41,6 +42,14 @@ def _ipv6(value: Any) -> str:
     return value if value in ("auto", "none") else str(IPv6Interface(value))
 
 
+def _limit(name: str) -> Callable[[Any], Fields]:
+    return lambda value: limits.one(name, str(value))
+
+
+def _overhead(value: Any) -> int | None:
+    return None if value == "max" else ram_mib(str(value))
+
+
 KEYS: dict[str, Callable[[Any], Fields]] = {
     "defaults.memory": _one("ram_mib", _text(ram_mib)),
     "defaults.cpus": _one("vcpus", int),
@@ -52,7 +61,13 @@ KEYS: dict[str, Callable[[Any], Fields]] = {
     "network.domain": _one("domain", str),
     "network.nat": _one("nat", _bool),
     "network.ipv6": _one("ipv6", _ipv6),
+    "network.guard": _one("guard", _bool),
     "network.resolve": _one("resolve", Resolve),
+    "limits.cpus": _limit("cpus"),
+    "limits.weight": _limit("weight"),
+    "limits.overhead": _one("overhead_mib", _overhead),
+    "limits.tasks": _limit("tasks"),
+    "limits.io": _limit("io"),
     "timeouts.boot": _one("boot_timeout_s", _text(seconds)),
     "timeouts.stop": _one("stop_timeout_s", _text(seconds)),
 }
@@ -78,7 +93,8 @@ def read(files: Iterable[str]) -> Settings:
         fields["dhcp_first"], fields["dhcp_last"] = whole_range(fields["address"])
     if wrong:
         raise ConfigError("\n".join(wrong), hint=f"the keys are: {', '.join(KEYS)}")
-    return dataclasses.replace(Settings(), **fields)
+    own = {field: fields.pop(field) for field, _ in limits.KINDS.values() if field in fields}
+    return dataclasses.replace(Settings(), limits=dataclasses.replace(Settings().limits, **own), **fields)
 
 
 def parse(text: bytes, where: str) -> tuple[Fields, list[str]]:

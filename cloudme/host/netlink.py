@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloudme.errors import CloudMeError, HostUnavailable, NotPermitted
-from cloudme.host import arp, realm, sockets
+from cloudme.host import arp, guard, realm, sockets
+from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
-from cloudme.model.ports import Outside
+from cloudme.model.ports import Outside, Run
 
 TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -42,8 +43,9 @@ IPV6 = "/proc/sys/net/ipv6/conf"
 class Links:
     """Implements `Net`."""
 
-    def __init__(self, outside: Outside) -> None:
+    def __init__(self, outside: Outside, run: Run) -> None:
         self._outside = outside
+        self._run = run
 
     # what there is
 
@@ -164,23 +166,52 @@ class Links:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(payload, (address, port))
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        if outside and bridge is not None:
-            return self._outside.tap(bridge)
-        if bridge is not None and not self.bridge_exists(bridge):
-            raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        """All are guarded by one call of nft, before the first of them is a port of anything."""
+        for bridge in {card.bridge for card in cards if card.bridge is not None and not card.outside}:
+            if not self.bridge_exists(bridge):
+                raise HostUnavailable(f"there is no bridge '{bridge}' here", hint="cmnet start")
+        with contextlib.ExitStack() as undo:
+            fds, ours = [], []
+            for card in cards:
+                fd, name = self._tap(card)
+                undo.callback(os.close, fd)
+                fds.append(fd)
+                if card.bridge is not None and not card.outside:
+                    ours.append((name, card))
+            if ours:
+                guard.put(self._run, ours)
+            for name, card in ours:
+                _join(name, card)
+            undo.pop_all()
+        return fds
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        names = [name for _, name in socket.if_nameindex()]
+        if found := [(name, card) for card in cards for name in names if name.startswith(_stem(card.mac))]:
+            guard.put(self._run, found)
+
+    def sweep(self) -> None:
+        guard.sweep(self._run)
+
+    def _tap(self, card: TapCard) -> tuple[int, str]:
+        """The descriptor of a new tap, and its name, where it is not one that was made, and joined, outside."""
+        if card.outside and card.bridge is not None:
+            return self._outside.tap(card.bridge), ""
         try:
             fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
         except PermissionError as error:
             raise _refused(error, "") from error
+        name = f"{_stem(card.mac) if card.bridge else 'cm'}%d".encode()
+        offload = card.guard is None or card.guard.offload
         try:
-            _join(fd, bridge)
+            request = struct.pack("16sH22x", name, IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if offload else 0))
+            return fd, fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
         except OSError as error:
             os.close(fd)
-            raise _refused(error, bridge or "") from error
-        return fd
+            raise _refused(error, card.bridge or "") from error
 
 
 @contextlib.contextmanager
@@ -213,15 +244,22 @@ def _kind(link: Any) -> str:
     return (info and info.get_attr("IFLA_INFO_KIND")) or ""
 
 
-def _join(fd: int, bridge: str | None) -> None:
-    """Make a tap of the open /dev/net/tun, up and a port of `bridge`, if there is one. Raises OSError."""
-    request = struct.pack("16sH22x", b"cm%d", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-    name = fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
-    if bridge is None:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), socket.if_nametoindex(name)))
-    realm.up(name)
+def _stem(mac: str) -> str:
+    """What the name of a tap begins with, as 'cm4f2a11-': it tells whose it is, and no other machine's ever has it."""
+    return f"cm{mac.replace(':', '')[-6:]}-"
+
+
+def _join(name: str, card: TapCard) -> None:
+    """Make a tap a port of its bridge, and set it up."""
+    assert card.bridge is not None
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            request = struct.pack("16si20x", card.bridge.encode(), socket.if_nametoindex(name))
+            fcntl.ioctl(any_socket, SIOCBRADDIF, request)
+        guard.settle(name, card)
+        realm.up(name)
+    except OSError as error:
+        raise _refused(error, card.bridge) from error
 
 
 def _refused(error: OSError, bridge: str) -> CloudMeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
 import os
 import select
@@ -15,12 +14,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from cloudme import errors
-from cloudme.errors import Busy, CloudMeError, CommandFailed, HostUnavailable, NotPermitted, UsageError
-from cloudme.host import bridgehelper, rootless
+from cloudme.errors import CloudMeError, CommandFailed, HostUnavailable
+from cloudme.host import bridgehelper, rootless, sockets
 from cloudme.host.run import Programs
 
 ANSWER_BYTES = 1 << 16
-LISTEN_BACKLOG = 128
 NET = "NET"
 READY_S = 10
 """What a program gets to serve: it does in moments."""
@@ -33,21 +31,7 @@ class Here:
         self._run = run
 
     def listen(self, protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-        listener = socket.socket(family, kind)
-        try:
-            if protocol == "tcp":
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((address, port))
-            if protocol == "tcp":
-                listener.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise _unheard(error, protocol, address, port) from error
-        return listener.detach()
+        return sockets.listen(protocol, address, port)
 
     def tap(self, bridge: str) -> int:
         return bridgehelper.tap(self._run, bridge)
@@ -172,15 +156,3 @@ def _tail(path: str) -> str:
         return "it did not start"
     with open(path, encoding="utf-8", errors="replace") as file:
         return next(iter(file.read().splitlines()[-1:]), "it said nothing")
-
-
-def _unheard(error: OSError, protocol: str, address: str, port: int) -> CloudMeError:
-    """Why nobody can listen there, in our words."""
-    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return Busy(f"{protocol} {where} is taken", hint="choose another port")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return NotPermitted(f"ports below 1024 are root's: {where}", hint="choose a port from 1024 on, or use sudo")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return UsageError(f"this host has no address {address}", hint="ip address shows those that it has")
-    return HostUnavailable(f"cannot listen at {where}: {error.strerror}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -14,12 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from cloudme import index
-from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, NotPermitted, PeerError, TimedOut
-from cloudme.formats import evidence
-from cloudme.host import qmp
+from cloudme import layout
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
+from cloudme.host import confine, handover, holders, qmp
+from cloudme.host.holders import holder, last_words, pidfd_of
+from cloudme.model import identity
+from cloudme.model.confinement import Confinement
+from cloudme.model.groups import Groups
 from cloudme.model.launch import Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
+from cloudme.qemu import files
 from cloudme.qemu import launch as rendering
 from cloudme.store import reported, take_lock
 
@@ -33,12 +36,16 @@ QUIT_S = 5
 class Qemu:
     """Implements `Hypervisor`."""
 
-    def __init__(self, run: Run, net: Net) -> None:
+    def __init__(self, run: Run, net: Net, groups: Groups | None = None, *, confined: bool = True) -> None:
+        """groups: None where machines stay in ours. confined: False only to see what it costs."""
         self._run = run
         self._net = net
+        self._groups = groups
+        self._confined = confined
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
-        if self._run.find(launch.binary) is None:
+        binary = self._run.find(launch.binary)
+        if binary is None:
             raise HostUnavailable(f"the program '{launch.binary}' is not installed", hint="apt install qemu-system-x86")
         with contextlib.ExitStack() as mine, reported(launch.run_folder):
             lock = take_lock(launch.lock)
@@ -46,26 +53,35 @@ class Qemu:
             _check_frozen(launch)
             os.utime(lock)  # its time is that of the start: vmrunning's `since`
             os.makedirs(launch.run_folder, 0o700, exist_ok=True)
+            launch = handover.chained(launch)
+            uid = _own_uid(launch) if self._confined else None
             fds = {}
             for listener in (*launch.monitors, *launch.chardevs):
                 fds[listener.role] = mine.enter_context(_listening(listener.path))
-            for tap in launch.taps:
-                fds[tap.netdev] = self._net.tap(tap.bridge, tap.mac)
-                mine.callback(os.close, fds[tap.netdev])
-            _begin_logs(launch)
-            argv = rendering.argv(launch, fds)
-            pid = self._run.spawn(argv, stdout=launch.output, fds=[lock, *fds.values()])
+            for tap, fd in zip(launch.taps, self._net.taps(launch.taps), strict=True):
+                fds[tap.netdev] = fd
+                mine.callback(os.close, fd)
+            handover.begin_logs(launch)
+            fds |= handover.opened(launch, uid, mine)
+            ours, its = handover.word(mine)
+            pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
+                                  confinement=_confinement(launch, uid, binary) if self._confined else None)
+            os.write(ours, f"{pid}\n".encode())
         try:
+            if launch.group and self._groups:
+                self._groups.hold(launch.group, pid)
+            if launch.pid_file:
+                handover.link(launch.pid_file, f"/proc/{pid}/fd/{its}")
             self._await_greeting(launch, pid, timeout_s)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:
+            with contextlib.suppress(ProcessLookupError), pidfd_of(pid) as pidfd:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 self._await({Power(name="", lock=launch.lock, monitor=""): pidfd}, QUIT_S)
             raise
 
     def _await_greeting(self, launch: Launch, pid: int, timeout_s: float) -> None:
         """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
-        with _pidfd(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
+        with pidfd_of(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
             client.connect(launch.monitors[-1].path)
             poller = select.poll()
             for fd in (client.fileno(), pidfd):
@@ -89,7 +105,7 @@ class Qemu:
 
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         with contextlib.ExitStack() as mine:
-            living = {machine: fd for machine in machines if (fd := mine.enter_context(_holder(machine.lock))) >= 0}
+            living = {machine: fd for machine in machines if (fd := mine.enter_context(holder(machine.lock))) >= 0}
             self._tell(living, "system_powerdown", say)
             self._await(living, timeout_s)
             for machine in living:
@@ -130,11 +146,7 @@ class Qemu:
                 del living[machine]
 
     def kill(self, lock: str) -> None:
-        with _holder(lock) as pidfd:
-            if pidfd < 0:
-                return
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            self._await({Power(name="", lock=lock, monitor=""): pidfd}, QUIT_S)
+        holders.kill(lock, QUIT_S)
 
     @cache  # noqa: B019  one adapter a process
     def version(self) -> str:
@@ -152,24 +164,15 @@ class Qemu:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
 
 
-def last_words(path: str) -> str:
-    """The end of what a program printed into `path`."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            words = evidence.last_words(file.read())
-    except OSError:
-        words = ""
-    return words or "it said nothing"
+def _own_uid(launch: Launch) -> int | None:
+    """As whom QEMU runs: where root starts it a user of the machine's own, else the one who does."""
+    uid = identity.uid(launch.uuid)
+    return uid if confine.foreign(uid) else None
 
 
-def _begin_logs(launch: Launch) -> None:
-    """QEMU's own words begin anew, the consoles' go on below a line that says so."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(launch.output)
-    for listener in launch.chardevs:
-        if listener.log:
-            with open(listener.log, "a", encoding="utf-8") as log:
-                log.write(f"\n{evidence.START_MARK} {launch.name}, {time.strftime('%Y-%m-%d %H:%M:%S')} --\n")
+def _confinement(launch: Launch, uid: int | None, binary: str) -> Confinement:
+    groups = confine.kvm_groups() if uid is not None and launch.accel == "kvm" else ()
+    return Confinement(uid=uid, groups=groups, reach=files.reach(launch, binary, layout.own(launch.run_folder)))
 
 
 def _check_frozen(launch: Launch) -> None:
@@ -193,56 +196,3 @@ def _listening(path: str) -> Iterator[int]:
         listener.bind(path)
         listener.listen(8)
         yield listener.fileno()
-
-
-@contextlib.contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    fd = os.pidfd_open(pid)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _holder(lock: str) -> Iterator[int]:
-    """A pidfd of the process that holds `lock`, found by the open file it inherited; -1 where nobody does.
-
-    Raises:  NotPermitted where the process is another user's.
-    """
-    pidfd = -1
-    while index.held(lock) and pidfd < 0:
-        with contextlib.suppress(ProcessLookupError, NotFound):
-            pidfd = os.pidfd_open(_open_by(lock))
-        if pidfd >= 0 and not index.held(lock):  # it went, and the number may be another's by now
-            os.close(pidfd)
-            pidfd = -1
-    try:
-        yield pidfd
-    finally:
-        if pidfd >= 0:
-            os.close(pidfd)
-
-
-def _open_by(path: str) -> int:
-    """The pid of the other process that has `path` open. Raises NotPermitted, NotFound."""
-    wanted = os.stat(path)
-    hidden = False
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            with os.scandir(f"/proc/{entry}/fd") as descriptors:
-                for descriptor in descriptors:
-                    with contextlib.suppress(FileNotFoundError):
-                        found = os.stat(descriptor.path)
-                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                            return int(entry)
-        except PermissionError:
-            hidden = hidden or os.geteuid() != 0  # nothing is hidden from root but what is just ending
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESRCH):
-                raise
-    if hidden:
-        raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
-    raise NotFound(f"nobody has {path} open")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudme.errors import Busy, NotFound, PeerError, TimedOut
+from cloudme.model.ports import Monitor
 
 T = TypeVar("T")
 
@@ -85,10 +87,30 @@ class QmpMonitor:
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         fd = os.open(path, (os.O_WRONLY | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
         try:
-            self._client.send_fd_scm(fd)
-            self.execute("getfd", fdname=name)
+            self.give(name, fd)
         finally:
             os.close(fd)
+
+    def give(self, name: str, fd: int) -> None:
+        self._client.send_fd_scm(fd)
+        self.execute("getfd", fdname=name)
+
+    def join(self, name: str, other: Monitor) -> None:
+        for monitor, end in zip((self, other), socket.socketpair(), strict=True):
+            with end:
+                monitor.give(name, end.fileno())
+
+    def admit(self, path: str) -> str:
+        """A set of two: QEMU opens a disk anew, the other way, when what may be done to it changes."""
+        into: dict[str, int] = {}
+        for flags in (os.O_RDWR, os.O_RDONLY):
+            fd = os.open(path, flags | os.O_CLOEXEC)
+            try:
+                self._client.send_fd_scm(fd)
+                into = {"fdset-id": self.execute("add-fd", opaque=path, **into)["fdset-id"]}
+            finally:
+                os.close(fd)
+        return f"/dev/fdset/{into['fdset-id']}"
 
     def wait_closed(self, timeout_s: float) -> bool:
         try:

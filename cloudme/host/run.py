@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, NotPermitted, StoreError, TimedOut
+from cloudme.model.confinement import Confinement
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("HOME", "TERM", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY",
@@ -45,10 +46,10 @@ class Programs:
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
-        fds: Sequence[int] = (),
+        fds: Sequence[int] = (), confinement: Confinement | None = None,
     ) -> str:
-        process = self._start(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              pass_fds=fds)
+        process = self._start(argv, env, confinement, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, pass_fds=fds)
         with process:
             try:
                 stdout, stderr = process.communicate(stdin, timeout=timeout_s)
@@ -68,10 +69,12 @@ class Programs:
                                 output=output)
         return stdout.decode(errors="replace")
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         with open(stdout, "ab", buffering=0) as output:
-            process = self._start(argv, None, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=fds,
-                                  start_new_session=True)
+            process = self._start(argv, None, confinement, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                  pass_fds=fds, start_new_session=True)
         process.returncode = 0  # it outlives us: Popen shall not warn that it was not awaited
         return process.pid
 
@@ -102,12 +105,22 @@ class Programs:
     def find(self, program: str) -> str | None:
         return shutil.which(program, path=PATH)
 
-    def _start(self, argv: Sequence[str], env: Mapping[str, str] | None, **how: object) -> subprocess.Popen[bytes]:
+    def _start(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, confinement: Confinement | None, **how: object,
+    ) -> subprocess.Popen[bytes]:
         path = self.find(argv[0]) if os.sep not in argv[0] else argv[0]
         if path is None:
             raise MissingProgram(argv[0], package=PACKAGES.get(argv[0]))
         group: dict[str, object] = {} if "start_new_session" in how else {"process_group": 0}
-        try:
-            return subprocess.Popen([path, *argv[1:]], env=environment(env), **group, **how)  # type: ignore[call-overload,no-any-return]
-        except OSError as error:
-            raise HostUnavailable(f"cannot run {path}: {error.strerror}") from error
+
+        def start() -> subprocess.Popen[bytes]:
+            try:
+                return subprocess.Popen([path, *argv[1:]], env=environment(env), **group, **how)  # type: ignore[call-overload,no-any-return]
+            except OSError as error:
+                raise HostUnavailable(f"cannot run {path}: {error.strerror}") from error
+
+        if confinement is None:
+            return start()
+        from cloudme.host import confine
+
+        return confine.within(confinement, start)

@@ -6,6 +6,13 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterable
+from typing import Literal
+
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, UsageError
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel takes fewer where it is told so (listen(2))."""
 
 IP_FREEBIND = 15
 """linux/in.h: bind to an address that is not there yet."""
@@ -19,6 +26,47 @@ def taken(address: str) -> str | None:
         if not _free(port, kind, bound):
             return f"port {port}: {_holder(port) or 'somebody'}"
     return None
+
+
+def listen(protocol: Literal["tcp", "udp"], address: str, port: int) -> int:
+    """The descriptor of a socket that listens at an IP address; an IPv6 one takes no IPv4.
+
+    Raises:  Busy, naming who has the port where that can be known; NotPermitted, UsageError.
+    """
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as listener:
+        try:
+            if listener.family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if protocol == "tcp":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
+            listener.bind((address, port))
+            if protocol == "tcp":
+                listener.listen(BACKLOG)
+        except OSError as error:
+            raise _refused(error, protocol, address, port) from error
+        return listener.detach()
+
+
+def _refused(error: OSError, protocol: str, address: str, port: int) -> CloudMeError:
+    if error.errno == errno.EADDRINUSE:
+        who = _holder(port, (protocol, f"{protocol}6")) or "somebody"
+        return Busy(f"{protocol} port {port} of {address} is taken: {who}", hint="end that, or choose another port")
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
+        return UsageError(f"this host has no address {address}", hint="ip -br address shows those that it has")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(f"port {port} is for root: this user may listen from {_first_port()} on",
+                            hint=f"choose another one, or sudo sysctl net.ipv4.ip_unprivileged_port_start={port}")
+    return HostUnavailable(f"cannot listen at {protocol} port {port} of {address}: {error.strerror}")
+
+
+def _first_port() -> int:
+    """The first that needs no capability (ip(7))."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            return int(file.read())
+    except OSError:
+        return 1024
 
 
 def _free(port: int, kind: socket.SocketKind, address: str) -> bool:
@@ -37,9 +85,9 @@ def _free(port: int, kind: socket.SocketKind, address: str) -> bool:
     return True
 
 
-def _holder(port: int) -> str:
+def _holder(port: int, tables: Iterable[str] = ("tcp", "tcp6", "udp", "udp6")) -> str:
     inodes = set()
-    for table in ("tcp", "tcp6", "udp", "udp6"):
+    for table in tables:
         with contextlib.suppress(OSError), open(f"/proc/thread-self/net/{table}", encoding="ascii") as file:
             for fields in (line.split() for line in file.readlines()[1:]):
                 if int(fields[1].rpartition(":")[2], 16) == port:

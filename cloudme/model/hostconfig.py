@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
+from cloudme.model.machine import Limits
 from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.units import GIB
 
@@ -33,6 +34,8 @@ class Settings:
     """The defaults of a host. Sizes in the unit of the name; timeouts in seconds.
 
     ipv6 is 'auto', 'none', or the bridge's address with its /64.
+    limits are those of machines that have none of their own; their memory is the guest's and overhead_mib for QEMU's,
+    None: no limit.
     boot_timeout_s is what a cold boot may take; ten times that of a fast host, since TCG is about that much slower.
     """
 
@@ -48,6 +51,9 @@ class Settings:
     nat: bool = True
     resolve: Resolve = Resolve.auto
     ipv6: str = "auto"
+    limits: Limits = field(default_factory=lambda: Limits(tasks=512))
+    overhead_mib: int | None = 1024
+    guard: bool = True
     boot_timeout_s: float = 300
     stop_timeout_s: float = 60
 
@@ -55,6 +61,6 @@ class Settings:
         """The default network; `address6` is what 'auto' means here."""
         return Network(
             name=DEFAULT_NETWORK, bridge=self.bridge, address=self.address, dhcp_first=self.dhcp_first,
-            dhcp_last=self.dhcp_last, domain=self.domain, nat=self.nat, resolve=self.resolve,
+            dhcp_last=self.dhcp_last, domain=self.domain, nat=self.nat, resolve=self.resolve, guarded=self.guard,
             address6=address6 if self.ipv6 == "auto" else None if self.ipv6 == "none" else IPv6Interface(self.ipv6),
         )

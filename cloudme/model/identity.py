@@ -27,3 +27,13 @@ def mac(uuid: str, index: int = 0) -> str:
 def machine_id(uuid: str) -> str:
     """The machine-id(5) of a guest: 32 hexadecimal digits."""
     return hashlib.sha256(f"{uuid}/machine-id".encode()).hexdigest()[:32]
+
+
+UID_MIN, UID_MAX = 0x70000000, 0x7FFDFFFF
+"""Numbers of users that nobody hands out (systemd, docs/UIDS-GIDS.md: 'unused')."""
+
+
+def uid(uuid: str) -> int:
+    """The number of the user, and of the group, as which root runs the QEMU of a machine. It has no name."""
+    digest = hashlib.sha256(f"{uuid}/uid".encode()).digest()
+    return UID_MIN + int.from_bytes(digest[:8], "big") % (UID_MAX + 1 - UID_MIN)

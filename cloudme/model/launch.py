@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cloudme.model.groups import Group
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -24,16 +26,43 @@ class Listener:
     log: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What a card may send and get, whatever its machine tries.
+
+    locked:     it sends from its own MAC and addresses only, and is no router and no DHCP server.
+    addresses:  its IPv4 addresses; none: nobody here knows them, but they are none of `others`.
+    addresses6: its IPv6 addresses; none: nobody here knows them.
+    others:     IPv4 addresses that are no machine's: the gateway's, the name servers'.
+    apart:      gateways, each with the network of which nobody else is reached nor heard; as '10.210.0.1/24'.
+    rate:       bits a second, each way; None: no limit.
+    offload:    it may leave checksums and segments to others. Where these do not take them so, the kernel writes such a
+                checksum where the machine says, after the guard has looked: over the sender's address, if it says so.
+    """
+
+    locked: bool = True
+    addresses: tuple[str, ...] = ()
+    addresses6: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    rate: int | None = None
+    offload: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class TapCard:
     """A card whose tap has to be made before the start; its descriptor is passed as netdev `netdev`.
 
     bridge:  None for a tap that leads nowhere.
+    guard:   None: it may do what it likes.
+    outside: the bridge is root's, in the host's own namespace.
     """
 
     netdev: str
     bridge: str | None
     mac: str
+    guard: Guard | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +72,12 @@ class Launch:
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
     output:    where QEMU's own output goes.              vnc: the socket of the display.
     vnc_port:  the display is at this port of the loopback instead, behind a password that nobody knows yet.
-    pid_file:  written by QEMU, and removed when it ends.
+    pid_file:  a link that leads to its pid, and nowhere when it has ended.
+    grounds:   folders, and files, on whose disks its own may stand.
     firmware_log: what the firmware says, written anew at each start.
     incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
+    group:     None: it stays in the cgroup of who starts it.
     """
 
     name: str
@@ -70,3 +101,5 @@ class Launch:
     plugged: Sequence[Part] = ()
     vnc_port: int | None = None
     pid_file: str | None = None
+    group: Group | None = None
+    grounds: Sequence[str] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal
 
 from cloudme.errors import UsageError
@@ -86,10 +87,35 @@ class Forward:
     port: int
     guest_port: int
 
+    def __post_init__(self) -> None:
+        try:
+            plain = str(ip_address(self.address))
+        except ValueError:
+            raise UsageError(f"'{self.address}' is no address of a host", hint="for instance 127.0.0.1, ::1, 0.0.0.0"
+                             ) from None
+        if plain != self.address or "%" in plain:
+            raise UsageError(f"'{self.address}' is not how an address is written here", hint=plain.partition("%")[0])
+        for port in (self.port, self.guest_port):
+            if not 1 <= port <= 65535:
+                raise UsageError(f"{port} is no port", hint="1 to 65535")
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.protocol})"
+
+    @property
+    def where(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def overlaps(self, other: Forward) -> bool:
+        """Whether one excludes the other on one host; 0.0.0.0 is every IPv4 address, :: every IPv6 address."""
+        own, its = ip_address(self.address), ip_address(other.address)
+        return ((self.protocol, self.port, own.version) == (other.protocol, other.port, its.version)
+                and (own == its or own.is_unspecified or its.is_unspecified))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it.
+    """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it, 0: all.
 
     cpus: the time of so many CPUs, as 1.5. cpu_weight: 1 to 10000, against the 100 of others. memory_mib: the guest's
     and QEMU's own together. io_bps: bytes a second, of reading and of writing each.
@@ -202,3 +228,6 @@ class CloneRequest:
     where: str = "command line"
     networks: tuple[Name, ...] = (DEFAULT_NETWORK,)
     addresses: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    isolate: bool = False
+    net_rate: int | None = None

@@ -22,6 +22,8 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-
 
 LINK_NAMES = f"at most {INTERFACE_NAME_MAX} characters: letters, digits, '-', '_', '.'"
 
+LINK_LOCAL = IPv6Interface("fe80::/64")
+
 RANGE_MAX = 1024
 """More addresses in one call than a bridge has ports are a slip of the keyboard."""
 
@@ -123,11 +125,13 @@ def site6(seed: str, subnet: str) -> IPv6Interface:
 
 def slaac(network: Network, mac: str) -> str | None:
     """The address that a guest with this card makes itself (RFC 4291, appendix A: EUI-64); None: no IPv6 of ours."""
-    if network.address6 is None:
-        return None
+    return eui64(network.address6, mac) if network.address6 else None
+
+
+def eui64(prefix: IPv6Interface, mac: str) -> str:
     octets = bytes.fromhex(mac.replace(":", ""))
     own = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return str(IPv6Address(network.address6.network.network_address.packed[:8] + own))
+    return str(IPv6Address(prefix.network.network_address.packed[:8] + own))
 
 
 def address_range(text: str) -> tuple[str, ...]:

@@ -6,13 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from cloudme.model.launch import Launch
+from cloudme.model.confinement import Confinement
+from cloudme.model.groups import Groups
+from cloudme.model.guestports import Agent as Agent
+from cloudme.model.guestports import Ended as Ended
+from cloudme.model.guestports import HostReport as HostReport
+from cloudme.model.guestports import Json as Json
+from cloudme.model.guestports import Line as Line
+from cloudme.model.guestports import Playbooks as Playbooks
+from cloudme.model.guestports import Progress as Progress
+from cloudme.model.guestports import Shell as Shell
+from cloudme.model.guestports import Streams as Streams
+from cloudme.model.guestports import Target as Target
+from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
-
-Json = Any
-"""What json.loads returns."""
 
 
 class Run(Protocol):
@@ -20,10 +29,13 @@ class Run(Protocol):
 
     def __call__(
         self, argv: Sequence[str], *, timeout_s: float = 60, stdin: bytes = b"", env: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
     ) -> str:
         """Wait for the program and return what it printed on stdout."""
 
-    def spawn(self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+    ) -> int:
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
         `fds` are inherited under their own numbers. Returns the pid.
@@ -49,6 +61,15 @@ class Monitor(Protocol):
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
+
+    def give(self, name: str, fd: int) -> None:
+        """Likewise a copy of our descriptor `fd`."""
+
+    def join(self, name: str, other: Monitor) -> None:
+        """Connect this QEMU with another: both know it as `fd:<name>`."""
+
+    def admit(self, path: str) -> str:
+        """Let QEMU read and write the file `path`, and return the name by which it may open it."""
 
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
@@ -94,18 +115,54 @@ class Power:
     monitor: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """A process that takes what comes to a port of the host's to a machine.
+
+    lock, log: its files. machine: the lock of the machine, with whose QEMU it ends. address, port: the machine's.
+    uid: whose it is where root starts it.
+    """
+
+    name: str
+    protocol: Literal["tcp", "udp"]
+    address: str
+    port: int
+    lock: str
+    log: str
+    machine: str
+    uid: int
+
+
+class Relays(Protocol):
+    """Those processes."""
+
+    def start(self, relay: Relay, listener: int) -> None:
+        """Start one that serves the socket `listener`, and return when it does. The caller closes its own copy.
+
+        Raises:  Busy where its lock is held, or the machine does not run; PeerError with its last words where it ended.
+        """
+
+    def end(self, lock: str) -> None:
+        """End the one that holds `lock`, and return when its port is free. Nobody there: nothing."""
+
+
 class Net(Protocol):
     """The links of the realm that this process is in."""
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
-    def tap(self, bridge: str | None, mac: str, *, outside: bool = False) -> int:
-        """Make a tap, a port of `bridge`, and return its descriptor; the tap is gone when the last copy is closed.
+    def taps(self, cards: Sequence[TapCard]) -> list[int]:
+        """Make a tap for each card and return the descriptors; a tap is gone when the last copy of its own is closed.
 
-        No bridge: it leads nowhere. outside: the bridge is root's, in the host's own namespace.
-
+        Each is guarded before it becomes a port of its bridge; those that QEMU's helper makes are not.
         Raises:  HostUnavailable where there is no such bridge, NotPermitted where the user may not.
         """
+
+    def guard(self, cards: Sequence[TapCard]) -> None:
+        """Guard the taps of these cards anew, where they are there; there is no moment without a guard."""
+
+    def sweep(self) -> None:
+        """Take away what is left of the guards of taps that are gone."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""
@@ -177,126 +234,6 @@ class Outside(Protocol):
         ready:   its option that takes the number of a descriptor, to which it writes when it serves: we wait for that.
         Raises:  CommandFailed where it does not.
         """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it."""
-
-    name: str
-    address: str
-    user: str
-    key_file: str
-    known_hosts_file: str
-    port: int = 22
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a command in a guest ended."""
-
-    status: int
-    stdout: bytes
-    stderr: bytes
-
-
-Progress = Callable[[str, int, int], None]
-"""Called as a copy goes on: the name of the file, bytes done, bytes in all (0: nobody knows); both counts are of the
-whole copy."""
-
-
-class Shell(Protocol):
-    """ssh.
-
-    Raises:  TimedOut where no session came to be (the guest may still be booting), PeerError where the guest or its
-             host key said no, or the connection was lost in the middle; NotFound for files.
-    """
-
-    def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
-        """Run a command; a signal ended it: 255. Raises TimedOut, too, where it has not ended within `timeout_s`."""
-
-    def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
-        """Run a command, or a login shell, on our own stdin, stdout and stderr; returns its exit status.
-
-        A shell gets a terminal where stdin is one, a command where `tty` says so.
-        """
-
-    def put(
-        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
-    ) -> list[str]:
-        """Copy files, and with `recursive` folders, into the guest, with mode and time; no file is ever half there.
-
-        destination: a folder that is there, or, for one source, the name of the copy; relative to the login's home.
-        Returns:     what was left out: neither file nor folder, or a link to a folder within a folder.
-        Raises:      UsageError, NotFound, NotPermitted, StoreError; before the first byte is copied, if it can.
-        """
-
-    def get(
-        self, target: Target, sources: Sequence[str], destination: str, *, recursive: bool, progress: Progress,
-    ) -> list[str]:
-        """The other way; see `put`."""
-
-    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
-        """How far one try comes: 'unreachable', 'closed', 'silent', 'host-key', 'refused' or 'ready'."""
-
-
-class Agent(Protocol):
-    """The QEMU guest agent of one machine."""
-
-    def ping(self, socket: str, *, timeout_s: float) -> bool:
-        """True once the agent answers; False at the deadline or when QEMU goes."""
-
-    def execute(
-        self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60
-    ) -> Ended:
-        """Run a program in the guest. Raises TimedOut, PeerError where the agent says no or goes."""
-
-    def line(self, socket: str) -> AbstractContextManager[Line]:
-        """Connect to a port that somebody of ours serves in the guest. Raises PeerError where QEMU has gone."""
-
-
-class Line(Protocol):
-    """A connection on which one line of JSON is answered by another."""
-
-    def tell(self, question: Json, *, timeout_s: float) -> Json:
-        """Raises TimedOut where nobody answers, PeerError where the connection closes."""
-
-
-class Streams(Protocol):
-    """Our own stdin and stdout, joined to something."""
-
-    def console(self, path: str, *, timeout_s: float | None = None) -> None:
-        """Join them to the socket `path` until its other end closes, or Ctrl-] is typed on a terminal.
-
-        timeout_s: leave, too, when stdin has ended and nothing came for so long.
-        Raises:    NotFound where nobody listens.
-        """
-
-    def relay(self, address: str, port: int) -> None:
-        """Join them to a TCP port, each direction until its own end. Raises TimedOut where it does not answer."""
-
-
-class Playbooks(Protocol):
-    """Ansible."""
-
-    def run(
-        self, playbook: str, inventory: Mapping[str, Json], *, hosts: Sequence[str], say: Callable[[str], None],
-    ) -> Mapping[str, HostReport]:
-        """Apply one playbook to these of the inventory's hosts and to no other; return a report for each of them."""
-
-    def check(self, playbooks: Sequence[str]) -> None:
-        """Raises SpecError, in Ansible's words, a line for each that cannot be read."""
-
-    def cancel(self) -> None:
-        """End what runs in other threads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport:
-    """How a playbook ended on one machine: 'ok', 'changed' or 'failed'; `message` is that of the failing task."""
-
-    status: str
-    message: str = ""
 
 
 class Download(Protocol):
@@ -374,8 +311,10 @@ class Host:
 
     run: Run
     qemu: Hypervisor
+    groups: Groups
     net: Net
     outside: Outside
+    relays: Relays
     shell: Shell
     agent: Agent
     streams: Streams

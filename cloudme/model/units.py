@@ -37,6 +37,19 @@ def disk_bytes(text: str) -> int:
     return -(-size(text, bare=GIB) // 512) * 512
 
 
+RATE_MIN, RATE_MAX = 8_000, 100_000_000_000
+"""A kilobyte a second; what the kernel's limiter can count (net/netfilter/nft_limit.c: nanoseconds times bytes)."""
+
+
+def bit_rate(text: str) -> int:
+    """'100M', '1.5G', '64K', '100Mbit' -> bits a second; here units are powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:bit|bit/s|bps)?", text.strip(), re.IGNORECASE)
+    bits = round(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()]) if match else 0
+    if not RATE_MIN <= bits <= RATE_MAX:
+        raise UsageError(f"'{text}' is no rate", hint="bits a second, 8K to 100G, for instance 100M")
+    return bits
+
+
 def human(count: int) -> str:
     """1536 MiB -> '1.5G': at most one decimal, binary units."""
     value = float(count)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from cloudme import claim, index, layout, seed
 from cloudme.errors import Busy, StoreError
-from cloudme.model import identity
+from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template, disk_file
 from cloudme.model.names import Name, numbered
@@ -40,7 +40,10 @@ def making(
         _check(store, template)
     networks = {name: store.network_of(settings, name) for request in requests for name in request.networks}
     for request in requests:
+        claim.check_apart(request.isolate, [networks[name] for name in request.networks])
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
+        limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
+        transaction.host.groups.check(request.limits, store.world.machines)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
             claim.check_records(store, networks[request.networks[0]], request.addresses)
@@ -135,7 +138,8 @@ def _machine(
     return Machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
-        nics=nics, access=template.access, created=created,
+        nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
+        limits=request.limits,
     )
 
 
@@ -220,9 +224,9 @@ class Fill:
                 path, overlay = os.path.join(folder, disk.file), os.path.join(base, blank(index))
                 if os.path.exists(overlay):
                     shutil.copyfile(overlay, path)
-                    os.chmod(path, 0o600)
                 else:
                     host.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size_bytes)])
+                os.chmod(path, 0o600)
             if self.machine.access.seeded:
                 seed.write(host, self.store, self.machine, self.networks)
             if not self.machine.bases:

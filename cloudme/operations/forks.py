@@ -101,15 +101,13 @@ class Moment:
             mine.enter_context(self._resident(host, run))
             self._link()
             place = launch.Place(folder=self.folder, run=self.store.world.fork_run(self.fork), accel=self.accel,
-                                 bridges={})
-            with open(os.path.join(self.folder, layout.RAM), "wb") as ram:
-                os.fchmod(ram.fileno(), 0o600)
-                ram.truncate(self.machine.shape.ram_mib << 20)
+                                 networks={})
+            warm.empty(self.folder, self.machine.shape.ram_mib)
             host.qemu.start(launch.of(dataclasses.replace(self.machine, nics=()), place, launch.Ram(
                 path=os.path.join(self.folder, layout.RAM), qemu=kind.qemu, use="receive", cards=self.machine.nics)))
             with (host.qemu.monitor(layout.socket(place.run, "qmp.0")) as keeper,
                   host.qemu.monitor(layout.socket(run, "qmp.0")) as source):
-                self._send(host, source, keeper, layout.socket(place.run, "memory"))
+                self._send(host, source, keeper)
                 keeper.await_migration("completed", timeout_s=SEND_S)
                 warm.save(keeper, self.folder)
             self._end_keeper(host)
@@ -157,16 +155,17 @@ class Moment:
             found.append((node, overlay))
         return found
 
-    def _send(self, host: Host, source: Monitor, keeper: Monitor, socket: str) -> None:
+    def _send(self, host: Host, source: Monitor, keeper: Monitor) -> None:
         overlays = self._overlays(host, source)
         keeper.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
-        keeper.execute("migrate-incoming", uri=f"unix:{socket}")
         source.execute("migrate-set-capabilities", capabilities=[
             {"capability": name, "state": name != "x-ignore-shared"}  # which it has on where it is a clone itself
             for name in ("events", "pause-before-switchover", "x-ignore-shared")])
         source.execute("migrate-set-parameters", **{"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_MS})
+        keeper.join("memory", source)
+        keeper.execute("migrate-incoming", uri="fd:memory")
         try:
-            source.execute("migrate", uri=f"unix:{socket}")
+            source.execute("migrate", uri="fd:memory")
             source.await_migration("pre-switchover", timeout_s=SEND_S)
             began = time.monotonic()
             self._freeze(source, overlays)
@@ -186,13 +185,14 @@ class Moment:
         writing at the next fork.
         """
         own = self.store.folder(self.machine)
+        names = [source.admit(os.path.join(own, overlay.file)) for _, overlay in overlays]
         self.store.publish(dataclasses.replace(self.machine, disks=tuple(overlay for _, overlay in overlays)))
         self.unused.clear()
         source.execute("transaction", actions=[
             {"type": "blockdev-snapshot-sync", "data": {
                 "node-name": node, "snapshot-node-name": overlay.file.removesuffix(".qcow2"),
-                "snapshot-file": os.path.join(own, overlay.file), "format": "qcow2", "mode": "existing"}}
-            for node, overlay in overlays])
+                "snapshot-file": file, "format": "qcow2", "mode": "existing"}}
+            for (node, overlay), file in zip(overlays, names, strict=True)])
 
     def undo(self, host: Host) -> None:
         for path in self.unused:

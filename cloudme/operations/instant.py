@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloudme import layout, seed
+from cloudme import layout, place, seed
 from cloudme.errors import PeerError
 from cloudme.model import identity, warm
 from cloudme.model.hostconfig import Settings
@@ -42,10 +42,9 @@ def start(
     Raises:  PeerError (QEMU, or the guest that could not become another), TimedOut.
     """
     networks = store.networks_of(settings, machines)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     transaction.apply([Parallel([
-        Restore(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                             bridges=bridges), networks[machine.nics[0].network].domain, old)
+        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings),
+                networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
 

@@ -13,14 +13,15 @@ from typing import Any
 from cloudme import claim, layout, seed
 from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, UsageError
 from cloudme.formats import render
-from cloudme.model import identity
+from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Access, Disk, Image, Machine, Nic, Shape, disk_file
+from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network, free_addresses
 from cloudme.model.ports import Ended, Host, Target
 from cloudme.model.steps import Transaction
 from cloudme.model.units import human
+from cloudme.qemu import taps
 from cloudme.store import Store, reported, write_atomic
 
 APPLY_S, PROOF_S = 60, 60
@@ -47,6 +48,9 @@ class Wanted:
     shape: Shape
     disk_bytes: int
     vnc_port: int | None
+    isolate: bool = False
+    net_rate: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -59,8 +63,11 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     networks = {name: store.network_of(settings, name) for name in wanted.networks}
     if os.path.exists(store.world.machine_record(wanted.name)):
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
+    claim.check_apart(wanted.isolate, list(networks.values()))
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
     claim.check_free(host, store, first, addresses)
+    limits.check(wanted.limits, wanted.shape.ram_mib)
+    host.groups.check(wanted.limits, store.world.machines)
     user = wanted.user or image.user
     if user == "root":
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")
@@ -85,6 +92,8 @@ def _machine(
                    for index, name in enumerate(wanted.networks)),
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
+        isolate=wanted.isolate, net_rate=wanted.net_rate,
+        limits=wanted.limits,
     )
 
 
@@ -228,6 +237,7 @@ class Apply:
         return f"change {self.new.name} while it runs, and log in with the new key at the new address"
 
     def do(self, host: Host) -> None:
+        self._guard(host, self.update.old, self.new)
         keys = self.update.change.public_key or self.update.before[seed.PUBLIC_KEY]
         self._tell(host, self.update.old, self.new, self.target, keys)
         target = self.store.target(self.new)
@@ -237,10 +247,18 @@ class Apply:
         if self.target.key_file != target.key_file and os.path.exists(self.target.key_file) \
                 and host.shell.probe(dataclasses.replace(target, key_file=self.target.key_file)) == "ready":
             raise PeerError(f"the old key {self.target.key_file} still opens '{self.new.name}'")
+        self._guard(host, self.new, self.new)
 
     def undo(self, host: Host) -> None:
+        self._guard(host, self.update.old, self.new)
         self._tell(host, self.new, self.update.old, self.store.target(self.new), self.update.before[seed.PUBLIC_KEY])
         _reached(host, self.target)
+        self._guard(host, self.update.old, self.update.old)
+
+    def _guard(self, host: Host, before: Machine, after: Machine) -> None:
+        """Let the machine have the addresses of both, until it is known which it has."""
+        networks = self.store.networks_of(self.update.settings, [self.new])
+        host.net.guard(taps.changing(taps.of(before, networks), taps.of(after, networks)))
 
     def _tell(self, host: Host, before: Machine, after: Machine, reach: Target, keys: str) -> None:
         length = self.network.address.network.prefixlen

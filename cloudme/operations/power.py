@@ -1,4 +1,4 @@
-"""Starting and stopping machines."""
+"""Starting and stopping machines, and the ports of the host that lead to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import layout
+from cloudme import forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, StoreError
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -29,13 +29,11 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         return []
     accel = accelerator(host, settings)
     networks = store.networks_of(settings, stopped)
-    bridges: dict[str, str] = {name: network.bridge for name, network in networks.items()}
     check(host, store, stopped, networks.values())
     transaction.apply([Parallel([
-        Start(store, machine, launch.Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel,
-                                           bridges=bridges))
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings))
         for machine in stopped
-    ])])
+    ]), *forwards.opening(store, stopped)])
     return stopped
 
 
@@ -52,6 +50,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
     for machine in machines:
+        host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)
             try:
@@ -61,6 +60,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             if machine.is_template and not mode & stat.S_IWUSR:
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
+    forwards.check(host, store, machines)
 
 
 def accelerator(host: Host, settings: Settings) -> str:
@@ -79,6 +79,8 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+    host.groups.sweep()
+    forwards.end(host, store, machines)
 
 
 def power(store: Store, machine: Machine) -> Power:

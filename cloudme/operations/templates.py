@@ -240,6 +240,7 @@ class Make:
             host.run(["qemu-img", "resize", "-q", "-f", "qcow2", disk, size])
         else:
             host.run([*create, disk, size])
+        os.chmod(disk, 0o600)
 
     def undo(self, host: Host) -> None:
         if self.claimed:

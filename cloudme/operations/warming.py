@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cloudme import index, layout, seed, warm
+from cloudme import index, layout, place, seed, warm
 from cloudme.errors import Busy, CommandFailed, NotFound, UsageError
 from cloudme.formats import render
 from cloudme.model.machine import WARMING, Machine, Template
@@ -139,11 +139,9 @@ class Make:
         folder, disk = world.warm(self.template.name), os.path.join(world.template(self.template.name), DISK)
         os.chmod(disk, FROZEN)
         host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", os.path.join(folder, DISK)])
-        with open(os.path.join(folder, layout.RAM), "wb") as ram:
-            os.fchmod(ram.fileno(), 0o600)
-            ram.truncate(machine.shape.ram_mib << 20)
+        warm.empty(folder, machine.shape.ram_mib)
         seed.write(host, self.store, machine, {self.network.name: self.network})
-        return launch.Place(folder=folder, run=world.warm_run(self.template.name), accel=self.accel, bridges={})
+        return place.of(self.store, machine, accel=self.accel, networks={})
 
     def _rest(self, host: Host, place: launch.Place) -> None:
         """Wait until nothing starts any more, scrub, and leave the process that gives each clone its identity."""

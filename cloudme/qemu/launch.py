@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,13 +11,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudme import layout
+from cloudme.model import limits
+from cloudme.model.groups import Group
 from cloudme.model.launch import Launch, Listener, Part, TapCard
-from cloudme.model.machine import Machine, Nic
-from cloudme.qemu import hardware
+from cloudme.model.machine import Limits, Machine, Nic
+from cloudme.model.names import Name
+from cloudme.model.network import Network
+from cloudme.qemu import files, hardware, taps
 
 BINARY = "qemu-system-x86_64"
 MACHINE = "q35"
 CLONES_CODE_MIB = 96
+CODE_MIB = 1024
+"""What an emulated machine's translated code takes at most (QEMU, tcg/region.c)."""
 VNC_PORTS = 5900
 """RFC 6143, 1: the port of display 0."""
 SERIAL_LOG = "console.log"
@@ -27,12 +34,19 @@ SEED = "seed.iso"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a machine lives: its folder, its run folder, the accelerator to use, the bridge of each network."""
+    """Where a machine lives: its folder, its run folder, the accelerator to use, the networks of its cards.
+
+    grounds:  folders, and files, on whose disks its own may stand, beside those in `folder`.
+    limits, overhead_mib: the host's, for machines that have none of their own (Settings). None: it gets no cgroup.
+    """
 
     folder: str
     run: str
     accel: str
-    bridges: Mapping[str, str]
+    networks: Mapping[Name, Network]
+    grounds: tuple[str, ...] = ()
+    limits: Limits | None = None
+    overhead_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +99,34 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
             Listener("agent", layout.socket(place.run, "agent")),
             Listener("identity", layout.socket(place.run, "identity")),
         ],
-        taps=[*(TapCard(f"net{index}", place.bridges[nic.network], nic.mac) for index, nic in enumerate(machine.nics)),
+        taps=[*taps.of(machine, place.networks),
               *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
+        group=group(machine, place),
+        grounds=(place.folder, *place.grounds),
     )
+
+
+def group(machine: Machine, place: Place) -> Group | None:
+    """The cgroup that the machine is to live in."""
+    if place.limits is None:
+        return None
+    host = place.limits
+    if place.overhead_mib is not None:
+        code_mib = CODE_MIB if place.accel == "tcg" else 0
+        host = dataclasses.replace(host, memory_mib=machine.shape.ram_mib + place.overhead_mib + code_mib)
+    return Group(name=layout.group(place.run), folder=place.folder, own=machine.limits,
+                 limits=limits.over(machine.limits, host))
 
 
 def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
     """Return QEMU's command line (qemu-system-x86_64(1)).
 
-    fds:  the number of each descriptor, by role: the roles of the monitors and chardevs, the names of the netdevs.
+    fds:  the number of each descriptor, by role; `roles` has them all.
     """
+    names = files.sets(launch)
     line = [
         launch.binary,
         "-name", _escaped(launch.name),
@@ -110,23 +139,31 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-m", f"{launch.ram_mib}M",
         "-rtc", "base=utc,clock=host",
         "-display", "none",
-        "-vnc", _display(launch),
+        "-vnc", _display(launch, fds),
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]
-    if launch.pid_file:
-        line += ["-pidfile", launch.pid_file]
+    for number, file in enumerate(files.of(launch), 1):
+        for role in file.descriptors:
+            line += ["-add-fd", f"fd={fds[role]},set={number},opaque={_escaped(file.path)}"]
     for monitor in launch.monitors:
-        line += ["-chardev", _socket(monitor, fds), "-mon", f"chardev={monitor.role},mode=control"]
+        line += ["-chardev", _socket(monitor, fds, names), "-mon", f"chardev={monitor.role},mode=control"]
     for chardev in launch.chardevs:
-        line += ["-chardev", _socket(chardev, fds)]
-    line += ["-chardev", f"file,id=firmware,path={_escaped(launch.firmware_log)}"]
+        line += ["-chardev", _socket(chardev, fds, names)]
+    line += ["-chardev", f"file,id=firmware,path={names['firmware.log']}"]
     for tap in launch.taps:
         line += option(Part("netdev", {"type": "tap", "id": tap.netdev, "fd": str(fds[tap.netdev])}))
     for part in launch.parts:
-        line += option(part)
+        line += option(files.passed(part, names, fds))
     if launch.incoming:
         line += ["-S", "-incoming", "defer"]
     return line
+
+
+def roles(launch: Launch) -> list[str]:
+    """The role of each descriptor that QEMU inherits: sockets, taps, files, the memory, the folder of the display."""
+    return [*(listener.role for listener in (*launch.monitors, *launch.chardevs)), *(tap.netdev for tap in launch.taps),
+            *(role for file in files.of(launch) for role in file.descriptors),
+            *([files.RAM] if files.ram(launch) else []), files.OWN]
 
 
 def fingerprint(launch: Launch) -> str:
@@ -138,9 +175,10 @@ def fingerprint(launch: Launch) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
-def _display(launch: Launch) -> str:
+def _display(launch: Launch, fds: Mapping[str, int]) -> str:
+    """A socket is made through the folder's descriptor: the folders above it may be closed to QEMU's user."""
     if launch.vnc_port is None:
-        return f"unix:{_escaped(launch.vnc)}"
+        return f"unix:/proc/self/fd/{fds[files.OWN]}/{os.path.basename(launch.vnc)}"
     return f"127.0.0.1:{launch.vnc_port - VNC_PORTS},password=on"
 
 
@@ -156,8 +194,8 @@ def option(part: Part) -> list[str]:
     return [f"-{part.option}", json.dumps(part.props, separators=(",", ":"))]
 
 
-def _socket(listener: Listener, fds: Mapping[str, int]) -> str:
-    log = f",logfile={_escaped(listener.log)},logappend=on" if listener.log else ""
+def _socket(listener: Listener, fds: Mapping[str, int], names: Mapping[str, str]) -> str:
+    log = f",logfile={names[f'{listener.role}.log']},logappend=on" if listener.log else ""
     return f"socket,id={listener.role},fd={fds[listener.role]},server=on,wait=off{log}"
 
 

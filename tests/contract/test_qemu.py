@@ -15,7 +15,7 @@ import pytest
 
 from cloudme import index
 from cloudme.errors import Busy, NotFound, PeerError
-from cloudme.host import qemu
+from cloudme.host import holders, qemu
 from cloudme.host.run import Programs
 from cloudme.model.launch import Launch
 from cloudme.model.machine import Access, Disk, Machine, Shape
@@ -35,7 +35,7 @@ def place() -> Iterator[launch.Place]:
     """A short folder: a socket's path has 108 bytes at most."""
     folder = tempfile.mkdtemp(prefix="cm-")
     try:
-        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", bridges={})
+        yield launch.Place(folder=folder, run=f"{folder}/run", accel="tcg", networks={})
     finally:
         shutil.rmtree(folder)
 
@@ -58,7 +58,7 @@ def made(place: launch.Place, name: str = "web00") -> Launch:
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(raw), f"{place.folder}/disk.qcow2"], check=True)
     machine = Machine(
         name=Name(name), uuid="8b18191a-234f-45ce-b43c-b46e28cd2f70", group="g", type=Name("t"), template=None,
-        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2" if name != "broken" else "no", size_bytes=1),),
+        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2" if name != "broken" else "raw", size_bytes=1),),
         nics=(), access=Access(user="root", key_of=Name("t"), seeded=False), created="")
     return launch.of(machine, place)
 
@@ -118,7 +118,7 @@ def test_a_deaf_guest_is_quit_and_a_frozen_qemu_is_killed(place: launch.Place) -
     real.stop([power(place)], timeout_s=0.2, say=said.append)
     assert said == ["web00 does not heed the power button: ending it"]
     real.start(launch)
-    with qemu._holder(f"{place.folder}/lock") as pidfd:
+    with holders.holder(f"{place.folder}/lock") as pidfd:
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
     before, qemu.QUIT_S = qemu.QUIT_S, 1
     try:
@@ -141,7 +141,7 @@ def test_no_descriptor_of_ours_leaks_into_qemu(place: launch.Place) -> None:
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     stray = os.open("/etc/hostname", os.O_RDONLY)
     real.start(made(place))
-    pid = qemu._open_by(f"{place.folder}/lock")
+    pid = holders.open_by(f"{place.folder}/lock")
     targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
     os.close(stray)
     real.kill(f"{place.folder}/lock")
@@ -151,6 +151,6 @@ def test_no_descriptor_of_ours_leaks_into_qemu(place: launch.Place) -> None:
 def test_seccomp_is_on_in_a_running_machine(place: launch.Place) -> None:
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     real.start(made(place))
-    status = Path(f"/proc/{qemu._open_by(f'{place.folder}/lock')}/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{holders.open_by(f'{place.folder}/lock')}/status").read_text(encoding="ascii")
     real.kill(f"{place.folder}/lock")
     assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status

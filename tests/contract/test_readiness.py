@@ -56,7 +56,7 @@ def start(home: Path, host: Host) -> Iterator[Callable[[bytes], tuple[Store, Mac
         raw.write_bytes(sector.ljust(1 << 20, b"\0"))
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, Path(folder, "disk.qcow2")], check=True)
         host.qemu.start(launch.of(machine, launch.Place(
-            folder=folder, run=store.run_folder(machine), accel="tcg", bridges={})))
+            folder=folder, run=store.run_folder(machine), accel="tcg", networks={})))
         return store, machine
 
     yield begin

@@ -129,7 +129,7 @@ def running(home: Path, machine: Machine) -> Iterator[Store]:
     store.publish(machine)
     hypervisor = qemu.Qemu(programs, fakes.FakeNet())
     hypervisor.start(launch.of(machine, launch.Place(folder=folder, run=store.run_folder(machine), accel="tcg",
-                                                     bridges={})))
+                                                     networks={})))
     yield store
     hypervisor.kill(layout.lock(folder))
 

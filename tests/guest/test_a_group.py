@@ -143,12 +143,12 @@ def test_what_runs_is_listed_with_group_type_address_and_start(cloud: Cloud, lau
 
 
 def test_a_machine_killed_hard_is_stopped_at_once_and_starts_again(cloud: Cloud, launched: object) -> None:
-    from cloudme.host.qemu import _holder
+    from cloudme.host.holders import holder
 
     store = Store(cloud.world)
     lock = layout.lock(store.folder(store.machine("web01")))
     before = cloud.run("vm", "web01", "--", "cat /etc/machine-id; echo kept > /root/kept; sync")
-    with _holder(lock) as pidfd:
+    with holder(lock) as pidfd:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         import select
 

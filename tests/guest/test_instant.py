@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cloudme import index, layout
-from cloudme.host import qemu
+from cloudme.host import holders
 from tests.guest.conftest import NONCE, Cloud
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
@@ -273,7 +273,7 @@ def test_what_a_killed_vmwarm_left_is_never_used(cloud: Cloud, warm: str, moment
             gone(cloud, *made)
     finally:
         if os.path.exists(lock := layout.lock(cloud.world.warm(name))):
-            with qemu._holder(lock) as pidfd:
+            with holders.holder(lock) as pidfd:
                 if pidfd >= 0:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         cloud.run("vmcreate", "--remove", "-y", "-n", name)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -32,6 +32,22 @@ DISCOVER, OFFER, REQUEST, ACK = 1, 2, 3, 5
 PATIENCE_S = 5.0
 RETRY_S = 0.5
 """A cable that was plugged in a moment ago loses packets: clients ask again."""
+
+
+class Apart(Protocol):
+    def __call__(self, function: Callable[[], T]) -> T: ...
+
+
+@pytest.fixture
+def apart() -> Iterator[Apart]:
+    """Runs functions in one thread that has a namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make network namespaces")
+    with ThreadPoolExecutor(max_workers=1, initializer=namespaces.fresh) as pool:
+        def run_there(function: Callable[[], T]) -> T:
+            return pool.submit(function).result()
+
+        yield run_there
 
 
 def inside(namespace: str, function: Callable[[], T]) -> T:

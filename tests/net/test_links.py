@@ -4,48 +4,34 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import pytest
 
 from cloudme.errors import HostUnavailable, NotPermitted
-from cloudme.host import bridgehelper, netlink, outside, realm, run
-
-T = TypeVar("T")
-
-
-class Apart(Protocol):
-    def __call__(self, function: Callable[[], T]) -> T: ...
-
+from cloudme.host import bridgehelper, netlink, outside, run
+from cloudme.model.launch import Guard, TapCard
+from tests.net.conftest import Apart
 
 ADDRESS = IPv4Interface("10.210.0.1/24")
 ADDRESS6 = IPv6Interface("fd12:3456:789a:1::1/64")
 
 
 @pytest.fixture
-def apart() -> Iterator[Apart]:
-    """Runs functions in one thread that has a namespace of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make network namespaces")
-    with ThreadPoolExecutor(max_workers=1, initializer=realm.fresh) as pool:
-        def run_there(function: Callable[[], T]) -> T:
-            return pool.submit(function).result()
-
-        yield run_there
-
-
-@pytest.fixture
 def links() -> netlink.Links:
-    return netlink.Links(outside.Here(run.Programs()))
+    return netlink.Links(outside.Here(run.Programs()), run.Programs())
 
 
 def bridge(links: netlink.Links, name: str = "bridge0") -> None:
     links.add_bridge(name, "52:54:00:00:00:01")
     links.set_bridge(name, "cloudme default", ADDRESS, ADDRESS6)
+
+
+def card(number: int) -> TapCard:
+    mac = f"52:54:00:00:01:{number:02x}"
+    return TapCard("net0", "bridge0", mac, Guard(addresses=(f"10.210.0.{number}",)))
 
 
 def test_a_bridge_is_as_it_was_asked_for(apart: Apart, links: netlink.Links) -> None:
@@ -74,7 +60,7 @@ def test_taps_are_made_by_many_threads_at_once_and_end_with_their_descriptor(
     def look() -> None:
         bridge(links)
         with ThreadPoolExecutor(max_workers=8) as pool:
-            fds = list(pool.map(lambda number: links.tap("bridge0", f"52:54:00:00:01:{number:02x}"), range(40)))
+            fds = list(pool.map(lambda number: links.taps([card(number)])[0], range(40)))
         taps = [link for link in links.links().values() if link.kind == "tun"]
         assert len(taps) == 40
         assert all(tap.master == "bridge0" and tap.up for tap in taps)
@@ -91,7 +77,7 @@ def test_a_tap_without_a_bridge_says_what_to_type(
 ) -> None:
     def look() -> None:
         with pytest.raises(HostUnavailable, match="no bridge 'bridge0'") as told:
-            links.tap("bridge0", "52:54:00:00:00:02")
+            links.taps([card(2)])
         assert told.value.hint == "cmnet start"
 
     apart(look)
@@ -134,11 +120,11 @@ def test_qemus_helper_makes_the_tap_for_who_may_not(apart: Apart, links: netlink
     def refused() -> None:
         bridge(links)
         with pytest.raises(NotPermitted, match="does not allow 'bridge0'") as told:
-            links.tap("bridge0", "", outside=True)
+            links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02", outside=True)])
         assert "cmnet start --allow-user" in str(told.value.hint)
 
     def helped() -> None:
-        fd = links.tap("bridge0", "", outside=True)
+        (fd,) = links.taps([TapCard("net0", "bridge0", "52:54:00:00:00:02", outside=True)])
         assert [link.master for link in links.links().values() if link.kind == "tun"] == ["bridge0"]
         assert not os.get_inheritable(fd)
         os.close(fd)

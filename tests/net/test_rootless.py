@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cloudme import index, layout
+from cloudme.model.machine import Nic
+from cloudme.model.names import Name
+from cloudme.store import Store, take_lock
 from tests.net.conftest import ip
+from tests.unit.test_vmrunning import machine
 from tests.users import User
 
 NET_CAPABILITIES = 1 << 10 | 1 << 12 | 1 << 13
@@ -50,7 +56,7 @@ def test_a_named_realm_is_another_one(users: list[User]) -> None:
     user.run("cmnet", "start")
     user.run("cmnet", "start", "--realm", "other")
     namespaces = {os.readlink(f"/proc/{pid}/ns/net") for pid in (
-        keeper(user), int((user.home / "run/realms.other/networks.default/dnsmasq.pid").read_text()))}
+        keeper(user), int((user.home / "run/realms.other/networks.default/own/dnsmasq.pid").read_text()))}
     assert len(namespaces) == 2
     user.run("cmnet", "stop", "--realm", "other")
     assert "started" in user.run("cmnet", "status")
@@ -145,3 +151,40 @@ def test_a_realm_whose_dnsmasq_was_killed_is_made_again(users: list[User]) -> No
     assert user.call("cmnet", "status").returncode in (os.EX_NOINPUT, os.EX_CONFIG)
     user.run("cmnet", "start")
     assert "started" in user.run("cmnet", "status")
+
+
+def test_a_port_of_the_host_leads_into_a_users_realm(users: list[User], outside: str) -> None:
+    """A process in the realm stands for a machine's QEMU, a server at the bridge for what is in it."""
+    user, store = users[0], Store(users[0].world)
+    user.run("cmnet", "start")
+    made = dataclasses.replace(machine("web00"), nics=(Nic(network=Name("default"), mac="52:54:00:00:00:01",
+                                                           address="10.210.0.1"),))
+    user.run("mkdir", "-p", store.folder(made), store.run_folder(made))
+    store.publish(made)
+    user.run("touch", layout.lock(store.folder(made)))
+    lock = take_lock(layout.lock(store.folder(made)))
+    enter = ["nsenter", f"--target={keeper(user)}", "--user", "--net", "--preserve-credentials"]
+    answer = "import socket; s = socket.create_server(('10.210.0.1', 8000)); print(flush=True)\nwhile 1: " \
+             "s.accept()[0].sendall(b'from inside')"
+    ask = "import socket, sys; print(socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(100).decode())"
+    with (subprocess.Popen(user.argv(*enter, "sleep", "infinity"), pass_fds=[lock]) as qemu,
+          subprocess.Popen(user.argv(*enter, sys.executable, "-c", answer), stdout=subprocess.PIPE) as guest):
+        os.close(lock)
+        try:
+            assert guest.stdout and guest.stdout.readline()
+            assert user.run("vmexpose", "web00", "8080:8000") == "127.0.0.1:8080\n"
+            assert user.run(sys.executable, "-c", ask, "8080") == "from inside\n"
+            assert user.run("vmexpose", "--list") == "web00  tcp  127.0.0.1:8080  8000  open\n"
+            taken = user.call("vmexpose", "web00", "8080:22", "--address", "0.0.0.0")
+            assert taken.returncode == os.EX_CANTCREAT
+            refused = user.call("vmexpose", "web00", "80")
+            assert refused.returncode == os.EX_NOPERM and "from 1024 on" in refused.stderr
+            user.run("vmexpose", "web00", "--remove", "8080")
+            assert "ConnectionRefusedError" in user.call(sys.executable, "-c", ask, "8080").stderr
+            user.run("vmexpose", "web00", "8080:8000")
+        finally:
+            qemu.kill()
+            guest.kill()
+    while index.held(layout.forward(store.run_folder(made), "tcp", "127.0.0.1", 8080)):
+        os.sched_yield()
+    assert user.run("vmexpose", "--list").endswith("waiting\n")

@@ -105,7 +105,7 @@ def test_a_wait_for_ssh_tells_how_far_the_network_reaches(
 ) -> None:
     def work() -> None:
         runner = Programs()
-        host: Any = fakes.host(run=runner, net=Links(Here(runner)), shell=Ssh())
+        host: Any = fakes.host(run=runner, net=Links(Here(runner), runner), shell=Ssh())
         machine = room.machine("web00")
         dnsmasq(room, "DHCPACK")
         if program:

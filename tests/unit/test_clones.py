@@ -13,6 +13,7 @@ from cloudme.errors import Busy, CommandFailed, NotFound, PeerError
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Machine
 from cloudme.model.names import Name
+from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import clones, power, templates
@@ -108,7 +109,7 @@ def test_a_machine_that_somebody_else_started_meanwhile_is_not_ended_by_our_undo
     template(store, host)
     (machine,) = instantiate(store, host, request())
     step = power.Start(store, machine, launch.Place(folder=store.folder(machine), run="/run/x", accel="tcg",
-                                                          bridges={"default": "bridge0"}))
+                                                    networks={DEFAULT_NETWORK: Settings().network()}))
     with pytest.raises(Busy), Transaction(host, lambda line: None) as transaction:
         transaction.apply([step])
     assert store.is_running(machine)

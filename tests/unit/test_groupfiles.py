@@ -67,6 +67,8 @@ def test_blank_lines_comments_marks_and_line_ends_do_not_matter() -> None:
     ("debian:1:pf1:web:mem=1;mem=2", "'mem' stands twice"),
     ("debian:1:pf1:web:mem=lots", "'lots' is no size"),
     ("debian:1:pf1:web:mem=8", "8 MiB is too little memory"),
+    ("debian:1:pf1:web:iso=maybe", "iso=maybe: yes or no is wanted"),
+    ("debian:1:pf1:web:rate=fast", "'fast' is no rate"),
     ("debian:1:pf1:web:cpu=0", "0 is no number of CPUs"),
     ("debian:1:pf1:web:dsk=5,,5", "'' is no size"),
     ("debian:1:pf1:web:dsk=1,1,1,1,1,1,1,1", "8 extra disks are too many"),

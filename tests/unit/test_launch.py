@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 import pytest
 
 from cloudme.formats import records
+from cloudme.model.hostconfig import Settings
 from cloudme.model.launch import Launch
 from cloudme.model.machine import Machine
-from cloudme.qemu import launch
+from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.qemu import files, launch
 
 DATA = Path(__file__).parents[1] / "data"
 PLACE = launch.Place(folder="/data/machines/web00", run="/run/cloudme/web00", accel="tcg",
-                     bridges={"default": "bridge0"})
+                     networks={DEFAULT_NETWORK: Settings().network(IPv6Interface("fd12:3456:789a:1::1/64"))})
 
 
 def machine() -> Machine:
@@ -25,8 +27,7 @@ def machine() -> Machine:
 
 
 def argv(made: Launch) -> list[str]:
-    roles = [*(listener.role for listener in (*made.monitors, *made.chardevs)), *(tap.netdev for tap in made.taps)]
-    return launch.argv(made, {role: number for number, role in enumerate(roles, 10)})
+    return launch.argv(made, {role: number for number, role in enumerate(launch.roles(made), 10)})
 
 
 CASES = {
@@ -48,10 +49,35 @@ def test_the_command_line_is_the_golden_one(case: str) -> None:
 
 def test_no_name_of_a_file_can_become_an_option() -> None:
     made = launch.of(machine(), dataclasses.replace(PLACE, folder="/data/a,id=b", run="/run/a,b"))
+    sets = [value for option, value in itertools.pairwise(argv(made)) if option == "-add-fd"]
+    assert [value.partition("opaque=")[2] for value in sets[:3]] == [
+        "/data/a,,id=b/console.log", "/run/a,,b/firmware.log", "/data/a,,id=b/disk.qcow2"]
+
+
+def test_qemu_is_told_no_path_but_of_what_it_shall_open_itself() -> None:
+    """Those in -add-fd are for people; /dev/urandom is everybody's."""
+    words = [value for option, value in itertools.pairwise(argv(launch.of(machine(), PLACE))) if option != "-add-fd"]
+    assert not [word for word in words if "/data/" in word or "/run/" in word]
+
+
+def test_the_disks_below_a_disk_are_nodes_of_their_own() -> None:
+    made = files.chained(launch.of(machine(), PLACE), {"disk0": ["/warm/disk.qcow2", "/t/disk.qcow2"]})
+    nodes = {str(part.props["node-name"]): part.props for part in made.parts if part.option == "blockdev"}
+    order = list(nodes)
+    assert nodes["disk0"]["backing"] == "disk0-base1" and nodes["disk0-base1"]["backing"] == "disk0-base2"
+    assert "backing" not in nodes["disk0-base2"] and "backing" not in nodes["disk1"]
+    assert nodes["disk0-base1-file"]["filename"] == "/warm/disk.qcow2"
+    assert order.index("disk0-base2") < order.index("disk0-base1") < order.index("disk0")
+    below = {file.role: file.flags for file in files.of(made) if "base" in file.role}
+    assert below == {"disk0-base1-file": (os.O_RDONLY,), "disk0-base2-file": (os.O_RDONLY,)}
+
+
+def test_the_memory_is_opened_anew_through_its_descriptor() -> None:
+    made = launch.of(machine(), PLACE, launch.Ram(path="/warm/ram", qemu="7.2.22", use="clone"))
     line = argv(made)
-    values = [json.loads(value) for option, value in itertools.pairwise(line) if option == "-blockdev"]
-    assert values[0]["filename"] == "/data/a,id=b/disk.qcow2"
-    assert "unix:/run/a,,b/vnc" in line
+    number = 10 + launch.roles(made).index(files.RAM)
+    assert any(f'"mem-path":"/proc/self/fd/{number}"' in word for word in line)
+    assert "/warm/ram" in files.reach(made, "/usr/bin/qemu", "/run/own").writable
 
 
 def test_the_number_of_a_device_never_depends_on_another() -> None:

@@ -147,9 +147,9 @@ def test_a_display_at_a_port_is_behind_a_password(lan: Store) -> None:
     from cloudme.qemu import launch
 
     starts = host.qemu.launches[0]  # type: ignore[attr-defined]
-    argv = launch.argv(starts, dict.fromkeys(("qmp.0", "qmp.1", "console", "agent", "identity", "net0"), 3))
+    argv = launch.argv(starts, dict.fromkeys(launch.roles(starts), 3))
     assert argv[argv.index("-vnc") + 1] == "127.0.0.1:7,password=on"
-    assert argv[argv.index("-pidfile") + 1] == f"{lan.folder(made)}/vm.pid"
+    assert starts.pid_file == f"{lan.folder(made)}/vm.pid"
     host.qemu.kill(starts.lock)
 
 

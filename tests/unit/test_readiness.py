@@ -239,7 +239,7 @@ def test_a_login_prompt_is_enough_for_booted(room: Room) -> None:
 
 def dnsmasq(room: Room, *messages: str) -> None:
     now = time.strftime("%b %d %H:%M:%S")
-    room.log(room.store.world.network_run("default"), "dnsmasq.log",
+    room.log(layout.own(room.store.world.network_run("default")), "dnsmasq.log",
              "".join(f"{now} dnsmasq-dhcp[1]: 7 {message}(bridge0) {MAC} \n" for message in ("x", *messages)))
 
 

@@ -10,6 +10,7 @@ import pytest
 from cloudme.errors import ConfigError
 from cloudme.formats import settings
 from cloudme.model.hostconfig import Accelerator, Settings
+from cloudme.model.machine import Limits
 from cloudme.model.units import GIB
 
 
@@ -45,6 +46,13 @@ def test_a_range_is_first_to_last(tmp_path: Path) -> None:
     found = read(tmp_path, '[network]\ndhcp = "10.210.0.100 - 10.210.0.199"\n[timeouts]\nboot = "2m"\nstop = 5\n')
     assert (str(found.dhcp_first), str(found.dhcp_last)) == ("10.210.0.100", "10.210.0.199")
     assert (found.boot_timeout_s, found.stop_timeout_s) == (120, 5)
+
+
+def test_limits_of_the_host_are_merged_one_by_one(tmp_path: Path) -> None:
+    found = read(tmp_path, '[limits]\ncpus = 1.5\ntasks = 300\nio = "50M"\n',
+                 '[limits]\ntasks = "max"\noverhead = "2G"\n')
+    assert (found.limits, found.overhead_mib) == (Limits(cpus=1.5, tasks=0, io_bps=50 << 20), 2048)
+    assert read(tmp_path, '[limits]\noverhead = "max"\n').overhead_mib is None
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cloudme.formats import records
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Machine, Template
 from cloudme.model.names import Name
+from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Ended, Host
 from cloudme.model.steps import Transaction
 from cloudme.model.warm import Kind, Manifest, Stamp, mismatch
@@ -83,7 +84,7 @@ def test_an_image_whose_files_changed_or_went_does_not_fit() -> None:
 
 def test_what_is_saved_and_what_is_cloned_have_the_same_hardware() -> None:
     machine = records.machine((DATA / "machine-v2.json").read_text(encoding="utf-8"), "data")
-    place = launch.Place(folder="/m", run="/r", accel="tcg", bridges={"default": "bridge0"})
+    place = launch.Place(folder="/m", run="/r", accel="tcg", networks={DEFAULT_NETWORK: Settings().network()})
     saved = launch.of(dataclasses.replace(machine, nics=()), place, launch.Ram(path="/a", qemu="7.2.22", use="boot"))
     cloned = launch.of(machine, place, launch.Ram(path="/b", qemu="7.2.22", use="clone"))
     assert launch.fingerprint(saved) == launch.fingerprint(cloned)

@@ -108,6 +108,7 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
     with _changing(store, network, transaction):
         _stop(transaction, store, network, files, forget=True)
     if not transaction.dry_run:
+        transaction.host.net.sweep()
         for folder in (store.world.reservations(name), store.world.host_names(name)):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (store.world.leases(name), store.world.network_lock(name)):
@@ -124,6 +125,8 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
     with _changing(store, network, transaction):
         _stop(transaction, store, store.network(network.name) or network, files,
               forget=network.name == DEFAULT_NETWORK)
+    if not transaction.dry_run:
+        transaction.host.net.sweep()
 
 
 def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles, *, forget: bool) -> None:

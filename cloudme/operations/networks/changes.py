@@ -16,6 +16,7 @@ from cloudme.model import identity
 from cloudme.model.network import Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
+from cloudme.operations.networks import serving
 from cloudme.store import Store, reported, write_atomic
 
 
@@ -239,13 +240,10 @@ class Serve:
     def _begin(self, host: Host, text: str) -> None:
         """dnsmasq goes into the background once it serves: its first process ends then, or with what is wrong."""
         world, name = self.store.world, self.network.name
-        for folder in (world.network_run(name), world.reservations(name), world.host_names(name)):
-            with reported(folder):
-                os.makedirs(folder, exist_ok=True)
-                os.chmod(folder, 0o755)
+        serving.furnish(world, name)
         conf = world.dnsmasq(name, "conf")
         write_atomic(conf, text)
-        host.run(["dnsmasq", f"--conf-file={conf}"])
+        host.run(["dnsmasq", f"--conf-file={conf}"], confinement=serving.confinement(world))
 
     def _end(self, host: Host) -> None:
         send(host, self.store, self.network, signal.SIGTERM)

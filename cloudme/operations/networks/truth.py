@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,14 +15,10 @@ from cloudme.model.hostconfig import Resolve
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.networks import changes
+from cloudme.operations.networks import changes, serving
 from cloudme.operations.networks.changes import Block, Reversed
 from cloudme.store import Store
 
-SERVICE_USER = "dnsmasq"
-"""Whom Debian's dnsmasq-base makes."""
-WHOLE_ID_RANGE = "4294967295"
-"""user_namespaces(7): the length in /proc/PID/uid_map of the initial user namespace."""
 STUB = "127.0.0.53"
 """systemd-resolved(8): where it listens; names in resolv.conf where the host asks it."""
 RELOAD_NAMES = ("nmcli", "general", "reload", "dns-full")
@@ -69,7 +63,7 @@ def want(host: Host, store: Store, network: Network) -> Wanted:
         return Wanted(network=network, rules="", configuration="")
     return Wanted(
         network=network, rules=dhcp.rules(network, store.world),
-        configuration=dhcp.configuration(network, store.world, user=_service_user(store.world),
+        configuration=dhcp.configuration(network, store.world, user=serving.user(store.world),
                                          resolv_file=_resolv_file(store.world)),
     )
 
@@ -79,7 +73,8 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
         links=host.net.links(), forwarding=host.net.forwarding(),
         filtered=host.net.bridge_filter(), marks=dhcp.marks(_table(host, network)),
         serving=changes.send(host, store, network, 0), configuration=_read(store.world.dnsmasq(network.name, "conf")),
-        blocks={path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
+        blocks={} if store.world.rootless else {
+            path: changes.read_block(path, mark(store.world, network)) for path in _block_files(network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
         record=store.network(network.name),
     )
@@ -177,10 +172,12 @@ def mode(host: Host, world: World, wanted: str) -> Resolve:
 
 
 def notes(host: Host, network: Network) -> list[str]:
-    """What of the host's own rules drops forwarded packets by default: an accept in our table does not outweigh it."""
+    """That machines are not guarded. What of the host's own rules drops forwarded packets by default: an accept in our
+    table does not outweigh it."""
+    unguarded = [] if network.guarded else ["machines may send what they like (no guard)"]
     listing = json.loads(host.run(["nft", "-j", "list", "chains"]) or '{"nftables": []}')
     chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
-    return [
+    return unguarded + [
         f"the host's nft chain '{chain['table']} {chain['name']}' drops by default: guests may not get out"
         for chain in chains
         if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["table"] != dhcp.table(network)
@@ -261,23 +258,3 @@ def _resolv_file(world: World) -> str | None:
         return "/etc/resolv.conf"
     own = f"/etc/netns/{os.path.basename(world.namespace)}/resolv.conf"
     return own if os.path.exists(own) else None
-
-
-def _service_user(world: World) -> str:
-    """Whom dnsmasq becomes: its own user, where there is one who can get at our folders; '' where it stays who it is.
-
-    A home below a folder that others may not enter, and a user namespace, are such places.
-    """
-    try:
-        pwd.getpwnam(SERVICE_USER)
-    except KeyError:
-        return ""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        if file.read().split()[2] != WHOLE_ID_RANGE:
-            return ""
-    folder = world.networks
-    while folder != os.path.dirname(folder):
-        if os.path.exists(folder) and not os.stat(folder).st_mode & stat.S_IXOTH:
-            return ""
-        folder = os.path.dirname(folder)
-    return SERVICE_USER

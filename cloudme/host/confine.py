@@ -1,0 +1,249 @@
+"""A thread that gives up what a program shall not have, and then starts it.
+
+In Linux users, capabilities, no_new_privs, seccomp filters and Landlock domains belong to a thread (credentials(7)),
+and a child has those of the thread that made it. So a thread of its own confines itself, starts the program, and ends;
+the others stay what they are. That is why libc's setresuid is not called: it changes all threads (nptl(7)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from cloudme.errors import HostUnavailable, NotPermitted
+from cloudme.model.confinement import Capability, Confinement, Reach
+
+T = TypeVar("T")
+
+SYSCALLS = {  # asm/unistd_64.h, asm-generic/unistd.h
+    "x86_64": {"setgroups": 116, "setresuid": 117, "setresgid": 119, "connect": 42, "socket": 41},
+    "aarch64": {"setgroups": 159, "setresuid": 147, "setresgid": 149, "connect": 203, "socket": 198},
+}
+SAME_EVERYWHERE = {"io_uring_setup": 425, "landlock_create_ruleset": 444, "landlock_add_rule": 445,
+                   "landlock_restrict_self": 446}
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""linux/audit.h."""
+X32 = 0x40000000
+
+PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 8, 22, 23, 24
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
+AMBIENT_RAISE, AMBIENT_CLEAR_ALL = 2, 4
+"""linux/prctl.h."""
+SECCOMP_MODE_FILTER, REFUSED, ALLOWED = 2, 0x00050001, 0x7FFF0000
+"""linux/seccomp.h: SECCOMP_RET_ERRNO with EPERM, SECCOMP_RET_ALLOW."""
+LOAD, EQUAL, AT_LEAST, ANSWER = 0x20, 0x15, 0x35, 0x06
+"""linux/bpf_common.h: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K."""
+CAPABILITY_VERSION_3 = 0x20080522
+SETPCAP = 8
+"""linux/capability.h."""
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_SOCK = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 9
+TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+READS = EXECUTE | READ_FILE | READ_DIR
+WRITES = READ_FILE | READ_DIR | WRITE_FILE | REMOVE_FILE | MAKE_SOCK | TRUNCATE | IOCTL_DEV
+FS_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
+"""From which ABI on how many rights to files are known; all of them are handled."""
+BIND_TCP, CONNECT_TCP = 1, 2
+ABSTRACT_UNIX, SIGNAL = 1, 2
+RULE_PATH, RULE_PORT = 1, 2
+"""linux/landlock.h."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def within(confinement: Confinement, work: Callable[[], T]) -> T:
+    """Call `work` in a thread that is confined so, and return what it returns, or raise what it raises.
+
+    Raises:  NotPermitted, HostUnavailable where a right could not be given up: then nothing was called.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            try:
+                _confine(confinement)
+            except OSError as error:
+                raise NotPermitted(f"cannot give up rights: {error.strerror}",
+                                   hint="in a container: allow it CAP_SETUID, CAP_SETGID, CAP_SETPCAP") from error
+            done.append(work())
+        except BaseException as error:  # it is raised in the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def foreign(uid: int) -> bool:
+    """Whether we may become the user `uid`: we are root, and where users have other numbers outside, it has one."""
+    if os.geteuid() != 0:
+        return False
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        ranges = [[int(number) for number in line.split()] for line in file]
+    return any(first <= uid < first + count for first, _, count in ranges)
+
+
+def kvm_groups(path: str = "/dev/kvm") -> tuple[int, ...]:
+    """The group that a user must be in to use KVM; none where all may. Never root's: HostUnavailable."""
+    state = os.stat(path)
+    if state.st_mode & 0o006 == 0o006:
+        return ()
+    if state.st_gid == 0 or state.st_mode & 0o060 != 0o060:
+        raise HostUnavailable(f"nobody but root may use {path}", hint=f"chgrp kvm {path}; chmod 660 {path}")
+    return (state.st_gid,)
+
+
+def landlock_abi() -> int:
+    """The version of Landlock that the kernel has; 0: none."""
+    with contextlib.suppress(OSError):
+        return _syscall("landlock_create_ruleset", None, 0, 1)
+    return 0
+
+
+def _confine(it: Confinement) -> None:
+    """The order matters: rules are made while their paths can be reached; the bounding set needs a capability."""
+    rules = _landlock(it.reach) if it.reach else -1
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if rules >= 0:
+        try:
+            _syscall("landlock_restrict_self", rules, 0)
+        finally:
+            os.close(rules)
+    _drop_bounding(it.keeps)
+    _prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL)
+    if it.uid is not None:
+        _become(it.uid, it.uid if it.gid is None else it.gid, it.groups)
+    kept = _mask(it.keeps)
+    _call("capset", _header(), struct.pack("6I", kept, kept, kept, 0, 0, 0))
+    for capability in it.keeps:
+        _prctl(PR_CAP_AMBIENT, AMBIENT_RAISE, capability)
+    if it.reach:
+        _filter(it.reach)
+
+
+def _become(uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    """Capabilities stay, so that some can be kept."""
+    _prctl(PR_SET_KEEPCAPS, 1)
+    _syscall("setgroups", len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+    _syscall("setresgid", gid, gid, gid)
+    _syscall("setresuid", uid, uid, uid)
+
+
+def _drop_bounding(keeps: tuple[Capability, ...]) -> None:
+    """Who has no CAP_SETPCAP may not; no_new_privs keeps him from ever using what is in it."""
+    sets = ctypes.create_string_buffer(24)
+    _call("capget", _header(), sets)
+    effective, = struct.unpack_from("I", sets)
+    if not effective & 1 << SETPCAP:
+        return
+    for number in range(64):
+        try:
+            there = _prctl(PR_CAPBSET_READ, number)
+        except OSError:
+            return  # EINVAL: the kernel knows no more
+        if there and number not in keeps:
+            _prctl(PR_CAPBSET_DROP, number)
+
+
+def _landlock(reach: Reach) -> int:
+    """The descriptor of a ruleset; -1 where the kernel has no Landlock: all else is done without it."""
+    abi = landlock_abi()
+    if not abi:
+        return -1
+    handled = (1 << max(count for since, count in FS_RIGHTS.items() if since <= abi)) - 1
+    attributes = struct.pack("QQQ", handled, BIND_TCP | CONNECT_TCP, ABSTRACT_UNIX | SIGNAL)
+    attributes = attributes[:8 if abi < 4 else 16 if abi < 6 else 24]
+    rules = _syscall("landlock_create_ruleset", attributes, len(attributes), 0)
+    try:
+        for path in reach.readable:
+            with contextlib.suppress(FileNotFoundError):
+                _allow(rules, path, READS & handled)
+        _allow(rules, "/proc", READ_DIR)  # no file of it: subprocess looks into /proc/self/fd for what to close
+        for path in reach.writable:
+            _allow(rules, path, WRITES & handled)
+        for port in reach.ports if abi >= 4 else ():
+            _syscall("landlock_add_rule", rules, RULE_PORT, struct.pack("QQ", BIND_TCP, port), 0)
+    except BaseException:
+        os.close(rules)
+        raise
+    return rules
+
+
+def _allow(rules: int, path: str, rights: int) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= FILE_RIGHTS
+        _syscall("landlock_add_rule", rules, RULE_PATH, struct.pack("=Qi", rights, fd), 0)
+    finally:
+        os.close(fd)
+
+
+def _filter(reach: Reach) -> None:
+    """No new connections, which Landlock knows for TCP only: a machine's user reaches sockets of others by their paths,
+    and, where it is ours, those of our session. io_uring goes past such filters (io_uring_enter(2)).
+
+    The program is that of seccomp(2): offset 0 of its data is the number of the call, 4 the architecture, 16 the first
+    argument.
+    """
+    machine = os.uname().machine
+    if machine not in SYSCALLS:
+        raise HostUnavailable(f"no filter of system calls for {machine} is known", hint="x86-64, or ARM of 64 bits")
+    numbers = SYSCALLS[machine]
+    families = [socket.AF_UNIX, *((socket.AF_INET, socket.AF_INET6) if reach.ports else ())]
+    refuse = 8 + len(families)
+    allow = refuse + 1
+    program = [  # operation, the line to go to if it holds, and if not, value
+        (LOAD, 0, 0, 4), (EQUAL, 2, refuse, AUDIT_ARCH[machine]),
+        (LOAD, 0, 0, 0), (AT_LEAST, refuse, 4, X32),
+        (EQUAL, refuse, 5, numbers["connect"]), (EQUAL, refuse, 6, SAME_EVERYWHERE["io_uring_setup"]),
+        (EQUAL, 7, allow, numbers["socket"]), (LOAD, 0, 0, 16),
+        *((EQUAL, allow, line, family) for line, family in enumerate(families, 9)),
+        (ANSWER, 0, 0, REFUSED), (ANSWER, 0, 0, ALLOWED),
+    ]
+    lines = [struct.pack("HBBI", operation, *((yes - at, no - at) if operation in (EQUAL, AT_LEAST) else (0, 0)), value)
+             for at, (operation, yes, no, value) in enumerate(program, 1)]
+    code = ctypes.create_string_buffer(b"".join(lines))
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
+
+
+def _mask(capabilities: tuple[Capability, ...]) -> int:
+    return sum(1 << capability for capability in capabilities)
+
+
+def _header() -> bytes:
+    return struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+
+
+def _prctl(option: int, *arguments: Any) -> int:
+    return _call("prctl", option, *(ctypes.c_ulong(it) if isinstance(it, int) else it
+                                    for it in (*arguments, 0, 0, 0, 0)[:4]))
+
+
+def _syscall(name: str, *arguments: Any) -> int:
+    number = SAME_EVERYWHERE.get(name) or SYSCALLS.get(os.uname().machine, {}).get(name)
+    if number is None:
+        raise HostUnavailable(f"the system call {name} of {os.uname().machine} is not known here")
+    return _call("syscall", ctypes.c_long(number), *(ctypes.c_long(it) if isinstance(it, int) else it
+                                                     for it in arguments))
+
+
+def _call(function: str, *arguments: Any) -> int:
+    """Call libc, which passes these on as they are, for this thread alone; raises OSError."""
+    answer: int = getattr(_libc, function)(*arguments)
+    if answer < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer

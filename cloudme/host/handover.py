@@ -1,0 +1,113 @@
+"""Opens all that a QEMU inherits: it has no right to open anything of ours by itself.
+
+Its disks it may write to as it likes, their heads too: what a head says about the disk below is not believed, it must
+be one that the machine's record permits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+
+from cloudme import layout
+from cloudme.errors import NotPermitted
+from cloudme.formats import evidence, qcow2
+from cloudme.model.launch import Launch
+from cloudme.qemu import files
+from cloudme.store import reported
+
+DEPTH_MAX = 200
+"""Disks that one may stand on: each fork adds one, and QEMU keeps all of them open."""
+
+
+def chained(launch: Launch) -> Launch:
+    """The launch with all the disks that its disks stand on. Raises NotPermitted, StoreError."""
+    return files.chained(launch, {node: _chain(path, launch) for node, path in files.disks(launch).items()})
+
+
+def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[str, int]:
+    """Role -> descriptor of all files of a launch; `mine` closes them.
+
+    uid:  whose the folder of the display is to be; None: ours.
+    """
+    fds = {}
+    for file in files.of(launch):
+        for role, flags in zip(file.descriptors, file.flags, strict=True):
+            fds[role] = os.open(file.path, flags | os.O_CLOEXEC)
+            mine.callback(os.close, fds[role])
+    if memory := files.ram(launch):
+        fds[files.RAM] = os.open(memory, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        mine.callback(os.close, fds[files.RAM])
+    fds[files.OWN] = _own(launch, uid)
+    mine.callback(os.close, fds[files.OWN])
+    return fds
+
+
+def begin_logs(launch: Launch) -> None:
+    """QEMU's own words and the firmware's begin anew, the consoles' go on below a line that says so. All are 0600."""
+    for path in (launch.output, launch.firmware_log):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for listener in launch.chardevs:
+        if listener.log:
+            fd = os.open(listener.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "a", encoding="utf-8") as log:
+                os.fchmod(fd, 0o600)
+                log.write(f"\n{evidence.START_MARK} {launch.name}, {time.strftime('%Y-%m-%d %H:%M:%S')} --\n")
+
+
+def word(mine: contextlib.ExitStack) -> tuple[int, int]:
+    """A file without a name, for a word that is known later: our descriptor to write to it, QEMU's to be read.
+
+    A link to the latter, below /proc/PID/fd, leads nowhere once QEMU has ended: nobody has to remove it.
+    """
+    ours = os.memfd_create("pid", os.MFD_CLOEXEC)
+    mine.callback(os.close, ours)
+    its = os.open(f"/proc/self/fd/{ours}", os.O_RDONLY | os.O_CLOEXEC)
+    mine.callback(os.close, its)
+    return ours, its
+
+
+def link(path: str, target: str) -> None:
+    """Make `path` a link to `target`, whatever it was."""
+    with reported(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.symlink(target, path)
+
+
+def _own(launch: Launch, uid: int | None) -> int:
+    """A descriptor of the folder in which QEMU makes its display's socket; where that socket is looked for, a link."""
+    path = layout.own(launch.run_folder)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if uid is not None:
+        os.fchown(fd, uid, uid)
+    link(launch.vnc, os.path.join(os.path.basename(path), os.path.basename(launch.vnc)))
+    return fd
+
+
+def _chain(path: str, launch: Launch) -> list[str]:
+    """The disks that the one at `path` stands on, the nearest first."""
+    found: list[str] = []
+    while backing := _backing(path):
+        path = os.path.normpath(os.path.join(os.path.dirname(path), backing.name))
+        if not _permitted(path, launch.grounds) or backing.format not in (None, "qcow2") or len(found) == DEPTH_MAX:
+            raise NotPermitted(f"the disk of '{launch.name}' says that it stands on {path}, which it may not read",
+                               hint="its own head says so, which the machine can write: do not trust this disk")
+        found.append(path)
+    return found
+
+
+def _permitted(path: str, grounds: Sequence[str]) -> bool:
+    ours = {os.path.realpath(ground) for ground in grounds}
+    return path.endswith(".qcow2") and bool(ours & {os.path.realpath(path), os.path.realpath(os.path.dirname(path))})
+
+
+def _backing(path: str) -> qcow2.Backing | None:
+    with open(path, "rb", buffering=0) as file:
+        return qcow2.backing(file.read(qcow2.HEAD_BYTES), path)
