@@ -22,6 +22,12 @@ OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", 
 
 CATALOGUE = "catalogue.toml"
 
+MACHINE_FOLDER, MACHINE_SUFFIX, HOST_CONFIGURATION = "machine.conf.d", ".conf", "machina.conf"
+"""Definitions are MACHINE_FOLDER/NAME.conf.json, beside HOST_CONFIGURATION.json; other suffixes are right, too."""
+
+MACHINA_RUN = "/run/machina"
+"""Where machines that are defined have their sockets, a folder each: the seed's."""
+
 ROOT_DATA = "/var/lib/cloudme"
 
 WARM = "warm"
@@ -241,6 +247,18 @@ def host_world() -> World:
     """Root's own, in the host's namespaces, as users look into it. CLOUDME_HOST_HOME names another one, for tests."""
     return World(data=os.environ.get("CLOUDME_HOST_HOME") or "/var/lib/cloudme", run="/run/cloudme",
                  config="/etc/cloudme")
+
+
+def definitions(root: str | None) -> str:
+    """The folder of the host's configuration and of the definitions: the seed's; where it is missing, the current one.
+
+    root:  an option: below it the folder is, and nowhere else.
+    """
+    if root is not None:
+        return os.path.join(root, "etc/machina")
+    home = os.environ.get("CLOUDME_HOME")
+    folder = os.path.join(os.path.abspath(home), "config/machina") if home else "/etc/machina"
+    return folder if os.path.isdir(folder) else "."
 
 
 def text_templates() -> str:

@@ -28,6 +28,17 @@ _cloudme_names() {
         sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' "$config/catalogue.toml" 2>/dev/null
         return
         ;;
+    definitions)
+        data=/etc/machina
+        [[ ${CLOUDME_HOME:-} ]] && data=$config/machina
+        [[ -d $data ]] || data=.
+        for file in "$data"/machine.conf.d/*.conf.{json,toml,yaml}; do
+            [[ -e $file ]] || continue
+            file=${file##*/}
+            printf '%s\n' "${file%.conf.*}"
+        done
+        return
+        ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return
@@ -158,6 +169,20 @@ _cloudme_vm() {
 }
 complete -F _cloudme_vm vm
 
+_cloudme_vmargs() {
+    _cloudme_answer '--host-config --root --lines --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmargs vmargs
+
+_cloudme_vmcat() {
+    _cloudme_answer '--host-config --root --explain --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --explain:none --realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmcat vmcat
+
 _cloudme_vmconsole() {
     _cloudme_answer '-n --name-of -g --group -t --type --timeout -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
@@ -192,6 +217,13 @@ _cloudme_vmfork() {
         'machines'
 }
 complete -F _cloudme_vmfork vmfork
+
+_cloudme_vmid() {
+    _cloudme_answer '--mac -h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        ''
+}
+complete -F _cloudme_vmid vmid
 
 _cloudme_vminstantiate() {
     _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --limit --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \

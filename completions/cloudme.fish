@@ -48,6 +48,12 @@ function __cloudme_values
                 printf '%s\n' alpine arch debian debian-12 debian-13 fedora rocky-9 ubuntu ubuntu-22.04 ubuntu-24.04
                 test -e $config/catalogue.toml
                 and string replace -f -r '^\["?([a-z0-9.-]*)"?\].*' '$1' <$config/catalogue.toml
+            case definitions
+                set -l folder /etc/machina
+                test -n "$CLOUDME_HOME"; and set folder $config/machina
+                test -d $folder; or set folder .
+                set -l files $folder/machine.conf.d/*.conf.{json,toml,yaml}
+                set -q files[1]; and string replace -r '.*/([^/]*)\.conf\.[a-z]*$' '$1' $files
             case groups types
                 set -l files $machines/*/machine.json
                 set -q files[1]; or continue
@@ -159,6 +165,28 @@ complete -c vm -l version -d 'show the version and exit'
 complete -c vm -s v -l verbose -d 'say each step on stderr'
 complete -c vm -s q -l quiet -d 'say nothing but results and errors'
 complete -c vm -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
+complete -c vmargs -f
+complete -c vmargs -n '__cloudme_at 1+ --host-config --root --realm' -x -a '(__cloudme_values definitions)'
+complete -c vmargs -l host-config -r -F -d 'the configuration of the host for which it is (default: machina.conf.json beside the definitions)'
+complete -c vmargs -l root -x -a '(__cloudme_values folders)' -d 'read DIR/etc/machina instead of /etc/machina'
+complete -c vmargs -l lines -d 'an option a line'
+complete -c vmargs -l json -d 'print the result as JSON'
+complete -c vmargs -s h -l help -d 'show this help and exit'
+complete -c vmargs -l version -d 'show the version and exit'
+complete -c vmargs -s v -l verbose -d 'say each step on stderr'
+complete -c vmargs -s q -l quiet -d 'say nothing but results and errors'
+complete -c vmargs -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
+complete -c vmcat -f
+complete -c vmcat -n '__cloudme_at 1+ --host-config --root --explain --realm' -x -a '(__cloudme_values definitions)'
+complete -c vmcat -l host-config -r -F -d 'the configuration of the host for which it is (default: machina.conf.json beside the definitions)'
+complete -c vmcat -l root -x -a '(__cloudme_values folders)' -d 'read DIR/etc/machina instead of /etc/machina'
+complete -c vmcat -l explain -x -d 'where this value comes from, as attrs.spice.port or volumes'
+complete -c vmcat -l json -d 'print the result as JSON'
+complete -c vmcat -s h -l help -d 'show this help and exit'
+complete -c vmcat -l version -d 'show the version and exit'
+complete -c vmcat -s v -l verbose -d 'say each step on stderr'
+complete -c vmcat -s q -l quiet -d 'say nothing but results and errors'
+complete -c vmcat -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c vmconsole -f
 complete -c vmconsole -n '__cloudme_at 1 -n --name-of -g --group -t --type --timeout --realm' -x -a '(__cloudme_values machines)'
 complete -c vmconsole -s n -l name-of -x -a '(__cloudme_values machines)' -d 'the same as an option'
@@ -240,6 +268,13 @@ complete -c vmfork -l version -d 'show the version and exit'
 complete -c vmfork -s v -l verbose -d 'say each step on stderr'
 complete -c vmfork -s q -l quiet -d 'say nothing but results and errors'
 complete -c vmfork -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
+complete -c vmid -f
+complete -c vmid -l mac -d 'a hardware address instead'
+complete -c vmid -s h -l help -d 'show this help and exit'
+complete -c vmid -l version -d 'show the version and exit'
+complete -c vmid -s v -l verbose -d 'say each step on stderr'
+complete -c vmid -s q -l quiet -d 'say nothing but results and errors'
+complete -c vmid -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c vminstantiate -f
 complete -c vminstantiate -n '__cloudme_at 1 -n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --net-rate --limit --accel --realm' -x -a '(__cloudme_values templates)'
 complete -c vminstantiate -s n -l name-of -x -a '(__cloudme_values templates)' -d 'the same as an option'

@@ -39,8 +39,8 @@ if not TYPE_CHECKING:
 
 
 def complete(action: argparse.Action, kind: str) -> None:
-    """Say what an argument completes to: machines, templates, images, catalogue, groups, types, realms, files,
-    folders."""
+    """Say what an argument completes to: machines, templates, images, catalogue, definitions, groups, types, realms,
+    files, folders."""
     action.completes = kind  # type: ignore[attr-defined]
 
 

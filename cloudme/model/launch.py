@@ -13,7 +13,7 @@ from cloudme.model.groups import Group
 class Part:
     """One piece of hardware: the same properties serve argv (JSON since QEMU 6.0) and hot-plug over QMP."""
 
-    option: Literal["object", "blockdev", "netdev", "device"]
+    option: Literal["object", "blockdev", "chardev", "netdev", "device"]
     props: Mapping[str, Any]
 
 

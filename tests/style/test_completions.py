@@ -42,7 +42,7 @@ def parser() -> cli.Parser:
     p.add_argument("action", choices=["start", "stop"])
     cli.complete(p.add_argument("names", nargs="*", metavar="NAME"), "machines")
     for short, kind in (("-G", "groups"), ("-Y", "types"), ("-T", "templates"), ("-R", "realms"), ("-F", "files"),
-                        ("-D", "folders"), ("-N", "networks"), ("-C", "catalogue")):
+                        ("-D", "folders"), ("-N", "networks"), ("-C", "catalogue"), ("-E", "definitions")):
         cli.complete(p.add_argument(short, f"--{kind}"), kind)
     cli.complete(p.add_argument("--image", metavar="NAME|FILE"), "images,files")
     p.add_argument("--free", metavar="TEXT", help="it's [free]: 100%% \\ text")
@@ -66,7 +66,9 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> layout.World:
     for path in (here.template_record("debian"), here.image_record("bookworm"), here.image_disk("bookworm"),
                  here.network_record("lan"), here.network_lock("lan")):
         Path(path).touch()
-    os.makedirs(here.config)
+    os.makedirs(os.path.join(here.config, "machina", "machine.conf.d"))
+    for file in ("office.conf.json", "desk.conf.yaml", "desk.conf.yaml.orig"):
+        Path(here.config, "machina", "machine.conf.d", file).touch()
     Path(here.catalogue).write_text('["mine-1.2"]\nurl = "x"\n[xenial]\nalias = "mine-1.2"\n', "utf-8")
     (home / "files").mkdir()
     (home / "files" / "data.iso").touch()
@@ -144,7 +146,7 @@ def in_zsh(file: Path, line: str) -> list[str]:
 
 QUIET_S = 0.5
 
-KINDS = {"machines", "templates", "images", "networks", "catalogue", "groups", "types", "realms"}
+KINDS = {"machines", "templates", "images", "networks", "catalogue", "definitions", "groups", "types", "realms"}
 
 CASES = [
     ("vmtest sta", ["start"]), ("vmtest start w", ["web00"]), ("vmtest start web00 s", ["sql00"]),
@@ -153,7 +155,7 @@ CASES = [
     ("vmtest -Y s", ["sql"]), ("vmtest --templates d", ["debian"]), ("vmtest --realms r", ["r1"]),
     ("vmtest --image boo", ["bookworm"]), ("vmtest --image da", ["data.iso"]), ("vmtest --files da", ["data.iso"]),
     ("vmtest --vers", ["--version"]), ("vmtest --fre", ["--free"]), ("vmtest -D d", ["dir"]),
-    ("vmtest -C roc", ["rocky-9"]), ("vmtest -C mi", ["mine-1.2"]),
+    ("vmtest -C roc", ["rocky-9"]), ("vmtest -C mi", ["mine-1.2"]), ("vmtest -E o", ["office"]),
     ("vmsub m", ["make"]), ("vmsub remove w", ["web00"]), ("vmsub make x pf1", ["pf1"]),
     ("vmsub make --image b", ["bookworm"]), ("vmsub make --im", ["--image"]), ("vmsub --realm r1 remove f", ["far00"]),
 ]

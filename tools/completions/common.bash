@@ -28,6 +28,17 @@ _cloudme_names() {
         sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' "$config/catalogue.toml" 2>/dev/null
         return
         ;;
+    definitions)
+        data=/etc/machina
+        [[ ${CLOUDME_HOME:-} ]] && data=$config/machina
+        [[ -d $data ]] || data=.
+        for file in "$data"/machine.conf.d/*.conf.{json,toml,yaml}; do
+            [[ -e $file ]] || continue
+            file=${file##*/}
+            printf '%s\n' "${file%.conf.*}"
+        done
+        return
+        ;;
     groups | types)
         sed -n "s/^  \"${1%s}\": \"\\([^\"]*\\)\".*/\\1/p" "$machines"/*/machine.json 2>/dev/null | sort -u
         return

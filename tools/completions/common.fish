@@ -48,6 +48,12 @@ function __cloudme_values
                 printf '%s\n' @CATALOGUE@
                 test -e $config/catalogue.toml
                 and string replace -f -r '^\["?([a-z0-9.-]*)"?\].*' '$1' <$config/catalogue.toml
+            case definitions
+                set -l folder /etc/machina
+                test -n "$CLOUDME_HOME"; and set folder $config/machina
+                test -d $folder; or set folder .
+                set -l files $folder/machine.conf.d/*.conf.{json,toml,yaml}
+                set -q files[1]; and string replace -r '.*/([^/]*)\.conf\.[a-z]*$' '$1' $files
             case groups types
                 set -l files $machines/*/machine.json
                 set -q files[1]; or continue

@@ -27,6 +27,12 @@
         catalogue)
             found=(@CATALOGUE@ ${(f)"$(sed -n 's/^\["\{0,1\}\([a-z0-9.-]*\)"\{0,1\}\].*/\1/p' $config/catalogue.toml 2>/dev/null)"})
             ;;
+        definitions)
+            local folder=/etc/machina
+            [[ -n ${CLOUDME_HOME:-} ]] && folder=$config/machina
+            [[ -d $folder ]] || folder=.
+            found=($folder/machine.conf.d/*.conf.(json|toml|yaml)(N:t:r:r))
+            ;;
         groups | types)
             found=($machines/*/machine.json(N))
             (( $#found )) && found=(${(fu)"$(sed -n "s/^  \"${kind%s}\": \"\\([^\"]*\\)\".*/\\1/p" $found 2>/dev/null)"})
