@@ -16,7 +16,7 @@ from cloudme.model.names import Name
 from cloudme.model.network import Network, check_address, slaac
 from cloudme.model.ports import Host
 from cloudme.model.steps import deferred
-from cloudme.store import Networks, Store
+from cloudme.store import TEMPLATE_PREFIX, Networks, Store
 
 
 @dataclass(slots=True)
@@ -34,6 +34,9 @@ class Claim:
         return f"take the name {self.machine.name}{what}"
 
     def do(self, host: Host) -> None:
+        if shared.user_of(self.machine.name) or self.machine.name.startswith(TEMPLATE_PREFIX):
+            raise UsageError(f"'{self.machine.name}' is how an address is reserved for somebody else",
+                             hint=f"a name that does not begin with {shared.PREFIX} or {TEMPLATE_PREFIX}")
         with deferred():
             self.lock = self.store.claim(host, self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
         for nic in self.machine.nics:

@@ -161,7 +161,7 @@ def _held(folder: int, name: str) -> float | None:
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, index.READ_LOCK)
         held = struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
-        return os.fstat(fd).st_mtime if held else None
+        return (index.plausible(os.fstat(fd).st_mtime) or 0) if held else None
     except OSError:
         return None
     finally:

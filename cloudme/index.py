@@ -63,6 +63,10 @@ def names(folder: str) -> list[str]:
         return []
 
 
+SINCE_END = 1 << 33
+"""In the year 2242: what localtime(3) takes on every host."""
+
+
 class Plain:
     """What `json.JSONDecoder` tells the C scanner (CPython, Lib/json/decoder.py); `import json` costs more than a
     listing of 200 machines, because of the regular expressions in it."""
@@ -123,6 +127,12 @@ def _known(path: str, now: str) -> dict[str, Any]:
 def _since(path: str, now: str) -> float | None:
     """The launcher touches the lock when it starts the machine."""
     try:
-        return os.stat(layout.lock(path)).st_mtime if now == "running" else None
+        since = os.stat(layout.lock(path)).st_mtime if now == "running" else None
     except OSError:
         return None
+    return plausible(since)
+
+
+def plausible(since: float | None) -> float | None:
+    """None for a time that no start can have had: who owns the file can give it any."""
+    return since if since is not None and 0 <= since < SINCE_END else None

@@ -20,11 +20,11 @@ def of(
 ) -> Place:
     """networks: those of its cards. settings: None for what is no machine of a user's, and is held to no limits."""
     return Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel, networks=networks,
-                 grounds=_grounds(store, machine), limits=settings.limits if settings else None,
+                 grounds=grounds(store, machine), limits=settings.limits if settings else None,
                  overhead_mib=settings.overhead_mib if settings else None)
 
 
-def _grounds(store: Store, machine: Machine) -> tuple[str, ...]:
+def grounds(store: Store, machine: Machine) -> tuple[str, ...]:
     """On what disks its own may stand, as its record says: what the disks say themselves, it can write."""
     found = [os.path.join(store.world.data, base) for base in machine.bases]
     image = machine.image

@@ -12,7 +12,7 @@ from cloudme import layout
 from cloudme.errors import NotFound
 from cloudme.formats import records
 from cloudme.model import warm
-from cloudme.model.machine import Machine
+from cloudme.model.machine import Disk, Machine
 from cloudme.model.ports import Host, Monitor
 from cloudme.model.warm import Kind, Manifest, Stamp
 from cloudme.qemu import launch
@@ -98,22 +98,22 @@ def save(monitor: Monitor, folder: str) -> None:
 
 
 def publish(
-    host: Host, folder: str, made: Kind, *, disks: Sequence[str], others: Sequence[str] = (),
+    host: Host, folder: str, made: Kind, *, disks: Sequence[Disk], others: Sequence[str] = (),
 ) -> None:
     """Freeze what lies in `folder`, lay a blank overlay over each of its disks, and make it valid.
 
-    disks:   their files, in their order.
+    disks:   they, in their order; what their heads say is not believed, their machine could write it.
     others:  more files that must not change, if it is to stay valid.
     """
     with reported(folder):
-        own = (layout.RAM, layout.STATE, *disks)
+        own = (layout.RAM, layout.STATE, *(disk.file for disk in disks))
         for file in own:
             with open(os.path.join(folder, file), "rb") as content:
                 os.fsync(content.fileno())
                 os.fchmod(content.fileno(), FROZEN if file != layout.RAM else OPEN)
         for index, disk in enumerate(disks):
-            host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", os.path.join(folder, disk), "-F", "qcow2",
-                      os.path.join(folder, blank(index))])
+            host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", os.path.join(folder, disk.file),
+                      "-F", "qcow2", os.path.join(folder, blank(index)), str(disk.size_bytes)])
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(host.now()))
         whole = Manifest(kind=made, files=stamps(folder, (*own, *others)), created=created)
         write_atomic(os.path.join(folder, layout.MANIFEST), records.dump(whole))

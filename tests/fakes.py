@@ -127,6 +127,7 @@ class FakeHypervisor:
     launches: list[Launch] = field(default_factory=list)
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
+    buried: list[str] = field(default_factory=list)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -142,6 +143,9 @@ class FakeHypervisor:
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
             self.kill(machine.lock)
+
+    def bury(self, uuid: str) -> None:
+        self.buried.append(uuid)
 
     def kill(self, lock: str) -> None:
         if lock in self.running:

@@ -12,6 +12,8 @@ HEAD_BYTES = 1 << 16
 """The name stands in the first cluster; qemu-img puts it behind some hundred bytes of extensions."""
 
 V2_HEADER_BYTES = 72
+EXTERNAL_DATA = 1 << 2
+"""A bit of the incompatible features, which follow the header of version 2: no disk of ours has it."""
 FORMAT_EXTENSION = 0xE2792ACA
 
 
@@ -29,6 +31,8 @@ def backing(head: bytes, path: str) -> Backing | None:
         return None
     try:
         version, offset, size = struct.unpack_from(">IQI", head, 4)
+        if version > 2 and struct.unpack_from(">Q", head, V2_HEADER_BYTES)[0] & EXTERNAL_DATA:
+            raise ValueError("it says that its data is in another file")
         if not offset:
             return None
         name = head[offset:offset + size]

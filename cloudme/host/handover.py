@@ -9,22 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
 
-from cloudme import layout
-from cloudme.errors import NotPermitted
-from cloudme.formats import evidence, qcow2
+from cloudme import chains, layout
+from cloudme.formats import evidence
 from cloudme.model.launch import Launch
 from cloudme.qemu import files
 from cloudme.store import reported
 
-DEPTH_MAX = 200
-"""Disks that one may stand on: each fork adds one, and QEMU keeps all of them open."""
-
 
 def chained(launch: Launch) -> Launch:
     """The launch with all the disks that its disks stand on. Raises NotPermitted, StoreError."""
-    return files.chained(launch, {node: _chain(path, launch) for node, path in files.disks(launch).items()})
+    return files.chained(launch, {
+        node: chains.below(launch.name, path, launch.grounds) for node, path in files.disks(launch).items()})
 
 
 def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[str, int]:
@@ -89,25 +85,3 @@ def _own(launch: Launch, uid: int | None) -> int:
         os.fchown(fd, uid, uid)
     link(launch.vnc, os.path.join(os.path.basename(path), os.path.basename(launch.vnc)))
     return fd
-
-
-def _chain(path: str, launch: Launch) -> list[str]:
-    """The disks that the one at `path` stands on, the nearest first."""
-    found: list[str] = []
-    while backing := _backing(path):
-        path = os.path.normpath(os.path.join(os.path.dirname(path), backing.name))
-        if not _permitted(path, launch.grounds) or backing.format not in (None, "qcow2") or len(found) == DEPTH_MAX:
-            raise NotPermitted(f"the disk of '{launch.name}' says that it stands on {path}, which it may not read",
-                               hint="its own head says so, which the machine can write: do not trust this disk")
-        found.append(path)
-    return found
-
-
-def _permitted(path: str, grounds: Sequence[str]) -> bool:
-    ours = {os.path.realpath(ground) for ground in grounds}
-    return path.endswith(".qcow2") and bool(ours & {os.path.realpath(path), os.path.realpath(os.path.dirname(path))})
-
-
-def _backing(path: str) -> qcow2.Backing | None:
-    with open(path, "rb", buffering=0) as file:
-        return qcow2.backing(file.read(qcow2.HEAD_BYTES), path)

@@ -62,9 +62,10 @@ def kill(lock: str, timeout_s: float) -> None:
 
 
 def open_by(path: str) -> int:
-    """The pid of the other process that has `path` open. Raises NotPermitted, NotFound."""
+    """The pid of the process that holds the lock on `path`, the youngest of those that share it: who starts one has it,
+    too, for a moment. Raises NotPermitted, NotFound."""
     wanted = os.stat(path)
-    hidden = False
+    hidden, holding = False, []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
@@ -73,16 +74,35 @@ def open_by(path: str) -> int:
                 for descriptor in descriptors:
                     with contextlib.suppress(FileNotFoundError):
                         found = os.stat(descriptor.path)
-                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                            return int(entry)
+                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) \
+                                and _locked(entry, descriptor.name):
+                            holding.append(int(entry))
+                            break
         except PermissionError:
             hidden = hidden or os.geteuid() != 0  # nothing is hidden from root but what is just ending
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise
+    if holding:
+        return max(holding, key=_began)
     if hidden:
         raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
     raise NotFound(f"nobody has {path} open")
+
+
+def _locked(pid: str, descriptor: str) -> bool:
+    """Whether the lock is held by this descriptor, not by another that has the file open, too (proc(5), fdinfo)."""
+    with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
+        return any(line.startswith("lock:") for line in file)
+
+
+def _began(pid: int) -> int:
+    """When a process began, in ticks since the boot (proc(5), stat): whoever started another one came before it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def last_words(path: str) -> str:

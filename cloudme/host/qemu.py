@@ -51,6 +51,7 @@ class Qemu:
             lock = take_lock(launch.lock)
             mine.callback(os.close, lock)
             _check_frozen(launch)
+            self.bury(launch.uuid)
             os.utime(lock)  # its time is that of the start: vmrunning's `since`
             os.makedirs(launch.run_folder, 0o700, exist_ok=True)
             launch = handover.chained(launch)
@@ -144,6 +145,19 @@ class Qemu:
             ended = {fd for fd, _ in poller.poll(left * 1000)}
             for machine in [machine for machine, fd in living.items() if fd in ended]:
                 del living[machine]
+
+    def bury(self, uuid: str) -> None:
+        uid = identity.uid(uuid)
+        if not confine.foreign(uid):
+            return
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.stat(f"/proc/{entry}").st_uid != uid:
+                    continue
+                with pidfd_of(int(entry)) as pidfd:
+                    if os.stat(f"/proc/{entry}").st_uid == uid:
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        select.select([pidfd], [], [], QUIT_S)
 
     def kill(self, lock: str) -> None:
         holders.kill(lock, QUIT_S)

@@ -96,6 +96,12 @@ class Hypervisor(Protocol):
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         """Power down all at once: ACPI, at the deadline `quit`, then SIGKILL. Returns when no lock is held."""
 
+    def bury(self, uuid: str) -> None:
+        """End whatever runs as the user of a machine that is off: taken over, it may have let go of its lock.
+
+        Nothing where machines have no users of their own.
+        """
+
     def kill(self, lock: str) -> None:
         """SIGKILL the holder of `lock`, through a pidfd, and return when the lock is free. Nobody there: nothing."""
 

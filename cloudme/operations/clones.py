@@ -165,7 +165,8 @@ class Freeze:
             os.chmod(disk, FROZEN)
             if not os.path.exists(overlay):
                 temporary = f"{overlay}.{os.getpid()}"
-                host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", temporary])
+                host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", disk, "-F", "qcow2", temporary,
+                          str(self.template.disk.size_bytes)])
                 os.rename(temporary, overlay)
 
     def undo(self, host: Host) -> None:
@@ -248,6 +249,7 @@ class Destroy:
 
     def do(self, host: Host) -> None:
         world = self.store.world
+        host.qemu.bury(self.machine.uuid)
         for nic in self.machine.nics:
             self.store.release(nic.network, self.machine.name)
         self.store.remove(world.machine(self.machine.name), layout.MACHINE_RECORD)

@@ -111,7 +111,7 @@ class Moment:
                 keeper.await_migration("completed", timeout_s=SEND_S)
                 warm.save(keeper, self.folder)
             self._end_keeper(host)
-            warm.publish(host, self.folder, kind, disks=[disk.file for disk in self.machine.disks])
+            warm.publish(host, self.folder, kind, disks=self.machine.disks)
         self.say(f"{self.machine.name} stood still for {self.paused_s * 1000:.0f} ms")
 
     @contextlib.contextmanager

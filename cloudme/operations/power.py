@@ -81,6 +81,8 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
+    for machine in machines:
+        host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cloudme import index, layout, seed
+from cloudme import chains, index, layout, place, seed
 from cloudme.errors import AlreadyExists, Busy, CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import render
 from cloudme.model import identity
@@ -249,10 +249,17 @@ class Make:
             shutil.rmtree(self.store.world.template_run(self.template.name), ignore_errors=True)
 
 
+def _checked(store: Store, template: Template) -> str:
+    """The path of its disk, whose head names no file that it should not: qemu-img opens what is named there."""
+    folder = store.world.template(template.name)
+    path = os.path.join(folder, template.disk.file)
+    chains.below(template.name, path, (folder, *place.grounds(store, template.machine())))
+    return path
+
+
 def settle(host: Host, store: Store, template: Template) -> None:
     """What was changed in the template stays: its safeguard goes."""
-    disk = os.path.join(store.world.template(template.name), template.disk.file)
-    host.run(["qemu-img", "snapshot", "-d", SAFEGUARD, disk])
+    host.run(["qemu-img", "snapshot", "-d", SAFEGUARD, _checked(store, template)])
 
 
 @dataclass(slots=True)
@@ -269,13 +276,13 @@ class Safeguard:
     def do(self, host: Host) -> None:
         with alone(self.store, self.template) as folder:
             _thaw(folder, self.template)
-            host.run(["qemu-img", "snapshot", "-c", SAFEGUARD, os.path.join(folder, self.template.disk.file)])
+            host.run(["qemu-img", "snapshot", "-c", SAFEGUARD, _checked(self.store, self.template)])
             self.made = True
 
     def undo(self, host: Host) -> None:
         if self.made:
-            with alone(self.store, self.template) as folder:
-                disk = os.path.join(folder, self.template.disk.file)
+            with alone(self.store, self.template):
+                disk = _checked(self.store, self.template)
                 host.run(["qemu-img", "check", "-q", "-r", "leaks", disk])  # its QEMU was killed
                 for verb in ("-a", "-d"):
                     host.run(["qemu-img", "snapshot", verb, SAFEGUARD, disk])
@@ -298,7 +305,7 @@ class Adjust:
         with alone(self.store, self.old) as folder:
             _thaw(folder, self.old)
             if self.new.disk.size_bytes > self.old.disk.size_bytes:
-                disk = os.path.join(folder, self.new.disk.file)
+                disk = _checked(self.store, self.old)
                 host.run(["qemu-img", "resize", "-q", "-f", "qcow2", disk, str(self.new.disk.size_bytes)])
             self.store.publish_template(self.new)
 

@@ -131,14 +131,16 @@ class Make:
             self._rest(host, place)
             self._save(host, place)
             seed.remove(self.store, machine)
-            warm.publish(host, folder, kind, disks=[DISK], others=[warm.TEMPLATE_DISK])
+            warm.publish(host, folder, kind, disks=[dataclasses.replace(machine.disks[0], file=DISK)],
+                         others=[warm.TEMPLATE_DISK])
 
     def _furnish(self, host: Host, machine: Machine) -> launch.Place:
         """Everything that the machine needs, in the image's own folder: the template's disk is only read."""
         world = self.store.world
         folder, disk = world.warm(self.template.name), os.path.join(world.template(self.template.name), DISK)
         os.chmod(disk, FROZEN)
-        host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", os.path.join(folder, DISK)])
+        host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", disk, "-F", "qcow2",
+                  os.path.join(folder, DISK), str(self.template.disk.size_bytes)])
         warm.empty(folder, machine.shape.ram_mib)
         seed.write(host, self.store, machine, {self.network.name: self.network})
         return place.of(self.store, machine, accel=self.accel, networks={})

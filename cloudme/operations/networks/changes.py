@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -164,10 +166,22 @@ def read_block(path: str, mark: str) -> tuple[str, ...]:
         return ()
 
 
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """One change at a time to the files of a folder, by all cmnet of this host."""
+    os.makedirs(folder, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def write_block(path: str, mark: str, lines: tuple[str, ...], group: str = "") -> None:
     """Owner and mode of the file stay; a file that had only our lines goes with them."""
     path = os.path.realpath(path)
-    with reported(path):
+    with reported(path), _alone(os.path.dirname(path)):
         try:
             with open(path, encoding="utf-8") as file:
                 text, state = file.read(), os.fstat(file.fileno())
