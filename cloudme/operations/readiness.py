@@ -136,7 +136,7 @@ class Watch:
             return
         seen = dataclasses.replace(
             self.seen, met=True, serial=self._console(folder, run),
-            firmware=self._read(os.path.join(run, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
+            firmware=self._read(os.path.join(folder, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
             dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
             agent=self.seen.agent or self._agent(run),
         )

@@ -103,7 +103,7 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
               *(TapCard(f"oldnet{index}", None, nic.mac) for index, nic in enumerate(old))],
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
-        output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.run, FIRMWARE_LOG),
+        output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.folder, FIRMWARE_LOG),
         group=group(machine, place),
         grounds=(place.folder, *place.grounds),
     )

@@ -287,6 +287,6 @@ def test_no_log_is_for_everybody(place: launch.Place) -> None:
     Path(place.folder, "console.log").write_text("old\n")
     real = qemu.Qemu(Programs(), fakes.FakeNet())
     real.start(launch.of(confined.machine(0), place))
-    logs = [Path(place.folder, "console.log"), Path(place.run, "qemu.log"), Path(place.run, "firmware.log")]
+    logs = [Path(place.folder, "console.log"), Path(place.run, "qemu.log"), Path(place.folder, "firmware.log")]
     assert [oct(log.stat().st_mode & 0o777) for log in logs] == ["0o600"] * 3
     assert logs[0].read_text().startswith("old\n")

@@ -58,3 +58,11 @@ def test_a_format_is_told_even_where_it_is_not_ours(folder: Path) -> None:
 def test_a_damaged_head_is_said_to_be_one(head: bytes) -> None:
     with pytest.raises(StoreError, match="disk: the head of this disk is damaged"):
         qcow2.backing(head, "disk")
+
+
+def test_a_disk_whose_data_is_elsewhere_is_refused(folder: Path) -> None:
+    """qemu-img and QEMU would open, and resize, whatever file is named there."""
+    top, data = folder / "top.qcow2", folder / "data"
+    Programs()(["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data}", str(top), "1M"])
+    with pytest.raises(StoreError, match="its data is in another file"):
+        backing(top)

@@ -154,3 +154,32 @@ def test_seccomp_is_on_in_a_running_machine(place: launch.Place) -> None:
     status = Path(f"/proc/{holders.open_by(f'{place.folder}/lock')}/status").read_text(encoding="ascii")
     real.kill(f"{place.folder}/lock")
     assert "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status
+
+
+def test_the_holder_is_who_has_the_lock_not_who_has_the_file_open(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    lock = take_lock(path)
+    opener = os.open(path, os.O_RDONLY)
+    with (subprocess.Popen(["sleep", "60"], pass_fds=[opener]) as other,
+          subprocess.Popen(["sleep", "60"], pass_fds=[lock]) as holder):
+        os.close(lock)
+        os.close(opener)
+        try:
+            assert holders.open_by(path) == holder.pid
+        finally:
+            for process in (other, holder):
+                process.kill()
+
+
+def test_what_lives_on_as_the_user_of_a_machine_that_is_off_is_ended() -> None:
+    """As a QEMU that was taken over and let go of its lock."""
+    uuid = str(uuid4())
+    if not confine.foreign(identity.uid(uuid)):
+        pytest.skip("needs root, to become another user")
+    run = Programs()
+    qemu = Qemu(run, netlink.Links(Here(run), run))
+    with subprocess.Popen(["sleep", "60"], user=identity.uid(uuid)) as process:
+        qemu.bury(str(uuid4()))
+        assert process.poll() is None
+        qemu.bury(uuid)
+        assert process.wait(10) == -signal.SIGKILL

@@ -224,8 +224,7 @@ def test_a_guest_that_is_stuck_ends_the_wait_long_before_its_deadline(
     room: Room, file: str, log: str, why: str,
 ) -> None:
     machine = room.machine("web00")
-    folder = room.store.folder(machine) if file == "console.log" else room.store.run_folder(machine)
-    room.log(folder, file, (DATA / log).read_text(encoding="utf-8"))
+    room.log(room.store.folder(machine), file, (DATA / log).read_text(encoding="utf-8"))
     error = room.failure(host(), machine, timeout_s=3600)
     assert isinstance(error, PeerError)
     assert why in error.message
