@@ -186,7 +186,8 @@ class FakeGroups:
 
 @dataclass
 class FakeNet:
-    """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload)."""
+    """Links in memory. `holder` is who has the port of DNS; `sent` are the datagrams: (address, port, payload); `bare`
+    are the MACs of cards whose taps have lost their guards."""
 
     bridges: set[str] = field(default_factory=lambda: {"bridge0"})
     neighbours: dict[str, str] = field(default_factory=dict)
@@ -198,6 +199,7 @@ class FakeNet:
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
     guarded: list[list[Guard | None]] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
     swept: int = 0
 
     def bridge_exists(self, bridge: str) -> bool:
@@ -250,6 +252,10 @@ class FakeNet:
 
     def guard(self, cards: Sequence[TapCard]) -> None:
         self.guarded.append([card.guard for card in cards])
+        self.bare -= {card.mac for card in cards}
+
+    def unguarded(self, cards: Sequence[TapCard]) -> list[TapCard]:
+        return [card for card in cards if card.guard and card.mac in self.bare]
 
     def sweep(self) -> None:
         self.swept += 1

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram
@@ -65,6 +66,12 @@ def put(run: Run, taps: Sequence[tuple[str, TapCard]]) -> None:
     assert failure
     said = (failure.output or failure.message).splitlines()[0]
     raise HostUnavailable(f"the taps cannot be guarded: {said}", hint=NEEDED) from failure
+
+
+def lacking(taps: Sequence[tuple[str, TapCard]]) -> list[TapCard]:
+    """The cards whose taps lack a chain that they want."""
+    there = Counter(tap for _, tap in _chains())
+    return [card for tap, card in taps if card.guard and there[tap] < (2 if card.guard.apart else 1)]
 
 
 def sweep(run: Run) -> None:

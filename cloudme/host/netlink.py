@@ -187,9 +187,11 @@ class Links:
         return fds
 
     def guard(self, cards: Sequence[TapCard]) -> None:
-        names = [name for _, name in socket.if_nameindex()]
-        if found := [(name, card) for card in cards for name in names if name.startswith(_stem(card.mac))]:
+        if found := _made(cards):
             guard.put(self._run, found)
+
+    def unguarded(self, cards: Sequence[TapCard]) -> list[TapCard]:
+        return guard.lacking(_made(cards))
 
     def sweep(self) -> None:
         guard.sweep(self._run)
@@ -247,6 +249,12 @@ def _kind(link: Any) -> str:
 def _stem(mac: str) -> str:
     """What the name of a tap begins with, as 'cm4f2a11-': it tells whose it is, and no other machine's ever has it."""
     return f"cm{mac.replace(':', '')[-6:]}-"
+
+
+def _made(cards: Sequence[TapCard]) -> list[tuple[str, TapCard]]:
+    """Those of the cards whose taps are there, with the names of these."""
+    names = [name for _, name in socket.if_nameindex()]
+    return [(name, card) for card in cards for name in names if name.startswith(_stem(card.mac))]
 
 
 def _join(name: str, card: TapCard) -> None:

@@ -167,6 +167,9 @@ class Net(Protocol):
     def guard(self, cards: Sequence[TapCard]) -> None:
         """Guard the taps of these cards anew, where they are there; there is no moment without a guard."""
 
+    def unguarded(self, cards: Sequence[TapCard]) -> list[TapCard]:
+        """Those of the cards that want a guard, and whose taps are there without: somebody flushed nft's rules."""
+
     def sweep(self) -> None:
         """Take away what is left of the guards of taps that are gone."""
 

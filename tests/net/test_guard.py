@@ -4,6 +4,7 @@ and looked for where they would do harm: at a neighbour's tap, at the bridge, in
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import os
@@ -15,12 +16,17 @@ from dataclasses import replace
 
 import pytest
 
+from cloudme import layout
 from cloudme.errors import CommandFailed, HostUnavailable
 from cloudme.host import guard, netlink, outside, run
 from cloudme.model.launch import Guard, TapCard
+from cloudme.model.machine import Nic
+from cloudme.qemu import taps
+from cloudme.store import take_lock
 from tests.frames import Who, attacks, honest, lying_checksum, senders
 from tests.net.bench import APART, GATEWAY, ME, NEIGHBOUR, Bench, own
-from tests.net.conftest import Apart
+from tests.net.conftest import Apart, Realm, inside
+from tests.unit.test_vmrunning import machine as plain
 
 pytestmark = pytest.mark.net
 
@@ -218,8 +224,8 @@ def chains() -> list[tuple[int, str]]:
 
 def test_a_guard_is_there_before_the_port_and_goes_with_it(on_a_bench: Make) -> None:
     def look(bench: Bench) -> None:
-        taps = sorted(link.name for link in bench.links.links().values() if link.kind == "tun")
-        assert taps == ["cm000105-0", "cm000106-0"]
+        there = sorted(link.name for link in bench.links.links().values() if link.kind == "tun")
+        assert there == ["cm000105-0", "cm000106-0"]
         assert [tap for _, tap in chains()] == ["cm000105-0", "cm000105-0", "cm000106-0"]
         os.close(bench.me.fd)
         bench.me = bench.port(ME, replace(own(ME)))  # the same name again
@@ -307,3 +313,28 @@ def test_a_tap_that_cannot_be_guarded_is_not_made(apart: Apart) -> None:
     apart(look)
 
 
+def test_guards_that_were_flushed_are_told_of_and_restored(realm: Realm) -> None:
+    store = realm.store
+    network = store.network()
+    assert network
+    made = dataclasses.replace(
+        plain("web00"), isolate=True, net_rate=10**6, nics=(Nic(network=network.name, mac=ME.mac, address=ME.ip),))
+    os.makedirs(store.folder(made))
+    store.publish(made)
+    links = netlink.Links(outside.Here(run.Programs()), run.Programs())
+    cards = taps.of(made, {network.name: network})
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, take_lock(layout.lock(store.folder(made))))
+        for fd in inside(realm.namespace, lambda: links.taps(cards)):
+            undo.callback(os.close, fd)
+        before = realm.run("nft", "list", "table", "netdev", "cloudme-guard")
+        assert "chain in-cm000105-0" in before and "chain out-cm000105-0" in before
+        realm.cmnet("status")
+        half = ("nft", "delete", "chain", "netdev", "cloudme-guard", "out-cm000105-0")
+        for flush, begin in ((("nft", "flush", "ruleset"), "start"), (half, "reload")):
+            realm.run(*flush)
+            assert "cmnet start would guard web00's tap on bridge0" in realm.cmnet("status", status=78).stdout
+            assert "web00" in realm.cmnet(begin, "--dry-run").stdout
+            realm.cmnet(begin)
+            assert realm.run("nft", "list", "table", "netdev", "cloudme-guard") == before
+            realm.cmnet("status")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cloudme import layout
 from cloudme.cli import requests
 from cloudme.errors import PeerError, UsageError
 from cloudme.formats import groupfiles, guards
@@ -23,10 +24,10 @@ from cloudme.model.ports import Ended
 from cloudme.model.steps import Transaction
 from cloudme.model.units import bit_rate
 from cloudme.operations import clones, machines, networks
-from cloudme.operations.networks import truth
+from cloudme.operations.networks import changes, truth
 from cloudme.operations.networks.truth import HostFiles
 from cloudme.qemu import taps
-from cloudme.store import Store
+from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.unit.test_clones import template
 from tests.unit.test_machines import SETTINGS, lan, make
@@ -209,3 +210,33 @@ def test_a_note_tells_that_there_are_no_guards() -> None:
     assert truth.notes(host, OURS) == []
     free = dataclasses.replace(OURS, guarded=False)
     assert truth.notes(host, free) == ["machines may send what they like (no guard)"]
+
+
+def test_what_lost_its_guard_gets_it_back(store: Store, tmp_path: Path) -> None:
+    """Of a machine that runs, on the network that is looked at, by rules that know its other network, too."""
+    other = dataclasses.replace(OURS, name=Name("lab"), bridge="cm-lab", address=IPv4Interface("10.44.0.1/24"),
+                                dhcp_first=IPv4Address("10.44.0.2"), dhcp_last=IPv4Address("10.44.0.9"))
+    for network in (OURS, other):
+        store.publish_network(network)
+    net = fakes.FakeNet(bare={MAC[:-1] + "0", MAC[:-1] + "1"})
+    host = fakes.host(net=net)
+    files = HostFiles(bridge_acl=str(tmp_path / "acl"), hosts=str(tmp_path / "hosts"), networkmanager=str(tmp_path))
+    made = machine(OURS, other, isolate=True, net_rate=8000)
+    os.makedirs(store.folder(made))
+    store.publish(made)
+    lock = layout.lock(store.folder(made))
+    Path(lock).touch()
+    assert truth.find(host, store, OURS, files).unguarded == {}
+    fd = take_lock(lock)
+    try:
+        found = truth.find(host, store, OURS, files)
+        steps = [step for step in truth.diff(store, truth.want(host, store, OURS), found, files)
+                 if isinstance(step, changes.GuardTaps)]
+        assert [step.describe() for step in steps] == ["guard web00's tap on bridge0"]
+        with Transaction(host, print) as transaction:
+            transaction.apply(steps)
+        assert net.guarded == [[taps.of(made, {OURS.name: OURS, other.name: other})[0].guard]]
+        assert truth.find(host, store, OURS, files).unguarded == {}
+        assert list(truth.find(host, store, other, files).unguarded) == ["web00"]
+    finally:
+        os.close(fd)

@@ -32,7 +32,7 @@ from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations.networks import changes, sharing, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
-from cloudme.store import TEMPLATE_PREFIX, Store, reported, take_lock
+from cloudme.store import Store, reported, take_lock
 
 BOOTPS = 67
 """RFC 2131: the port of DHCP servers."""
@@ -172,10 +172,7 @@ def refresh_names(host: Host, store: Store, *, files: HostFiles = HOST_FILES) ->
 
 def running(store: Store, network: Network) -> list[str]:
     """Names of the running machines, and of the templates that run as machines of this realm, on the network."""
-    templates = [template.machine() for template in store.templates()
-                 if f"{TEMPLATE_PREFIX}{template.name}" in store.reservations(network.name)]
-    return [machine.name for machine in [*store.machines(), *templates]
-            if any(nic.network == network.name for nic in machine.nics) and store.is_running(machine)]
+    return [machine.name for machine in truth.running(store, network)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from cloudme.errors import StoreError
 from cloudme.formats import blocks, dhcp
 from cloudme.model import identity
+from cloudme.model.launch import TapCard
 from cloudme.model.network import Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
@@ -126,6 +127,23 @@ class Rules:
 
     def undo(self, host: Host) -> None:
         host.run(["nft", "-f", "-"], stdin=dhcp.no_rules(self.network).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class GuardTaps:
+    """Those of a machine that runs."""
+
+    machine: str
+    cards: tuple[TapCard, ...]
+
+    def describe(self) -> str:
+        return f"guard {self.machine}'s tap on {self.cards[0].bridge}"
+
+    def do(self, host: Host) -> None:
+        host.net.guard(self.cards)
+
+    def undo(self, host: Host) -> None:
+        """Nothing: there was to be a guard all the time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloudme import shared
 from cloudme.errors import CommandFailed, ConfigError, HostUnavailable, NotPermitted
 from cloudme.formats import dhcp
 from cloudme.layout import World
 from cloudme.model.hostconfig import Resolve
+from cloudme.model.launch import TapCard
+from cloudme.model.machine import Machine
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
 from cloudme.operations.networks import changes, serving, sharing
 from cloudme.operations.networks.changes import Block, Reversed
-from cloudme.store import Store
+from cloudme.qemu import taps
+from cloudme.store import TEMPLATE_PREFIX, Store
 
 STUB = "127.0.0.53"
 """systemd-resolved(8): where it listens; names in resolv.conf where the host asks it."""
@@ -55,7 +60,7 @@ class Wanted:
 class Found:
     """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us.
 
-    reserved: whose is which address: name -> (mac, address).
+    reserved: whose is which address: name -> (mac, address). unguarded: cards whose taps lack a guard, by machine.
     """
 
     links: Mapping[str, Link]
@@ -68,6 +73,7 @@ class Found:
     resolved: bool
     record: Network | None
     reserved: sharing.Reservations
+    unguarded: Mapping[str, tuple[TapCard, ...]]
 
 
 def want(host: Host, store: Store, network: Network) -> Wanted:
@@ -89,6 +95,7 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
                 for path in _block_files(store.world, network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
         record=store.network(network.name), reserved=store.reservations(network.name),
+        unguarded=_unguarded(host, store, network),
     )
 
 
@@ -96,6 +103,7 @@ def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[S
     """The steps that make what is found as it is wanted; none when it is."""
     network = wanted.network
     steps = [] if network.external else _own(store, wanted, found)
+    steps += [changes.GuardTaps(machine, cards) for machine, cards in found.unguarded.items()]
     steps += sharing.steps(store, network, found.reserved)
     steps += _blocks(store, found, files, network, _lines(store, network, files))
     if network.resolve == Resolve.resolved and not found.resolved:
@@ -143,6 +151,14 @@ def undone(store: Store, network: Network, found: Found, files: HostFiles, *, fo
     if found.record and forget:
         steps.append(changes.Record(store, found.record, None))
     return steps
+
+
+def running(store: Store, network: Network) -> list[Machine]:
+    """The running machines, and the templates that run as machines of this realm, on the network."""
+    templates = [template.machine() for template in store.templates()
+                 if f"{TEMPLATE_PREFIX}{template.name}" in store.reservations(network.name)]
+    return [machine for machine in [*store.machines(), *templates]
+            if any(nic.network == network.name for nic in machine.nics) and store.is_running(machine)]
 
 
 def mark(world: World, network: Network) -> str:
@@ -200,6 +216,18 @@ def notes(host: Host, network: Network, files: HostFiles = HOST_FILES) -> list[s
 def unreadable(network: Network, files: HostFiles) -> list[str]:
     """Files that a network's users would have to be able to read."""
     return sharing.unreadable(network, {user: (files.bridge_acl, files.of_user(user)) for user in network.users})
+
+
+def _unguarded(host: Host, store: Store, network: Network) -> dict[str, tuple[TapCard, ...]]:
+    """The rules of a guard depend on all networks that a machine has cards in."""
+    roots = shared.networks() if store.world.rootless else []
+    known = {one.name: one for one in (*roots, *store.networks(), network)}
+    found = {}
+    for machine in running(store, network):
+        nics = tuple(nic for nic in machine.nics if nic.network in known)
+        cards = taps.of(dataclasses.replace(machine, nics=nics), known)
+        found[machine.name] = tuple(host.net.unguarded([card for card in cards if card.bridge == network.bridge]))
+    return {name: cards for name, cards in found.items() if cards}
 
 
 def _networkmanager(network: Network, files: HostFiles) -> str:
