@@ -75,6 +75,90 @@ for name, verb, what in json.load(sys.stdin):
 print(json.dumps(found))
 """
 
+SOCKETS = """
+import ctypes, json, os
+libc = ctypes.CDLL(None, use_errno=True)
+found = {}
+for family in (2, 10):
+    for kind, protocol in ((1, 0), (1 | 0o2004000, 6), (2, 0), (2, 17), (2, 136), (1, 262), (1, 132), (5, 132), (2, 1),
+                           (10, 0), (2 | 1 << 32, 1 << 32)):
+        fd = libc.syscall(ctypes.c_long({"x86_64": 41, "aarch64": 198}[os.uname().machine]), ctypes.c_long(family),
+                          ctypes.c_long(kind), ctypes.c_long(protocol))
+        found[f"{family} {kind} {protocol}"] = 0 if fd >= 0 else ctypes.get_errno()
+        if fd >= 0:
+            os.close(fd)
+print(json.dumps(found))
+"""
+"""Makes sockets of many kinds by the bare call, and prints the errors' numbers."""
+
+FAST = """
+import ctypes, json, socket, struct
+port, fast = int(PORT), 0x20000000
+address, libc = ("127.0.0.1", port), ctypes.CDLL(None, use_errno=True)
+
+def checked(answer):
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+def sendmmsg(it):
+    name = ctypes.create_string_buffer(struct.pack("=H", 2) + struct.pack("!H4s8x", port, bytes((127, 0, 0, 1))))
+    text = ctypes.create_string_buffer(b"x")
+    vector = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(text), 1))
+    message = struct.pack("@PIPNPNiI", ctypes.addressof(name), 16, ctypes.addressof(vector), 1, 0, 0, 0, 0)
+    checked(libc.sendmmsg(it.fileno(), ctypes.create_string_buffer(message + bytes(8)), 1, fast))
+
+def pass_on(it):
+    left, right = socket.socketpair()
+    left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", it.fileno()))])
+    left.send(b"x", socket.MSG_NOSIGNAL)
+
+ways = {
+    "sendto": lambda it: it.sendto(b"x", fast, address),
+    "sendto among others": lambda it: it.sendto(b"x", fast | socket.MSG_NOSIGNAL, address),
+    "sendmsg": lambda it: it.sendmsg([b"x"], [], fast, address),
+    "sendmmsg": sendmmsg,
+    "option": lambda it: it.setsockopt(socket.IPPROTO_TCP, 30, 1),
+    "other options": lambda it: (it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                                 it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)),
+    "unix": pass_on,
+}
+found = {}
+for name, way in ways.items():
+    with socket.socket() as it:
+        try:
+            way(it)
+            found[name] = 0
+        except OSError as error:
+            found[name] = error.errno
+print(json.dumps(found))
+"""
+"""Connects to PORT without connect(), likewise."""
+
+WORD = """
+import fcntl, json, os
+path, found = "/proc/self/fd/WORD", {}
+
+def write():
+    fd = os.open(path, os.O_RDWR)
+    os.write(fd, b"1")
+
+ways = {
+    "read": lambda: os.pread(WORD, 9, 0).decode(),
+    "write": write,
+    "write to what is open": lambda: os.write(WORD, b"1"),
+    "permit": lambda: os.chmod(path, 0o600),
+    "write when permitted": write,
+    "empty": lambda: os.truncate(path, 0),
+}
+for name, way in ways.items():
+    try:
+        found[name] = way()
+    except OSError as error:
+        found[name] = error.strerror
+print(json.dumps(found))
+"""
+"""Changes the file that it inherits as descriptor WORD, likewise."""
+
 Attempt = tuple[str, str, Any]
 
 

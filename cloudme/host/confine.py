@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import socket
 import stat
 import struct
 import threading
@@ -18,28 +17,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cloudme.errors import HostUnavailable, NotPermitted
+from cloudme.host import seccomp
 from cloudme.model.confinement import Capability, Confinement, Reach
 
 T = TypeVar("T")
 
 SYSCALLS = {  # asm/unistd_64.h, asm-generic/unistd.h
-    "x86_64": {"setgroups": 116, "setresuid": 117, "setresgid": 119, "connect": 42, "socket": 41},
-    "aarch64": {"setgroups": 159, "setresuid": 147, "setresgid": 149, "connect": 203, "socket": 198},
+    "x86_64": {"setgroups": 116, "setresuid": 117, "setresgid": 119},
+    "aarch64": {"setgroups": 159, "setresuid": 147, "setresgid": 149},
 }
-SAME_EVERYWHERE = {"io_uring_setup": 425, "landlock_create_ruleset": 444, "landlock_add_rule": 445,
-                   "landlock_restrict_self": 446}
-AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""linux/audit.h."""
-X32 = 0x40000000
+SAME_EVERYWHERE = {"landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446}
 
 PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 8, 22, 23, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 AMBIENT_RAISE, AMBIENT_CLEAR_ALL = 2, 4
 """linux/prctl.h."""
-SECCOMP_MODE_FILTER, REFUSED, ALLOWED = 2, 0x00050001, 0x7FFF0000
-"""linux/seccomp.h: SECCOMP_RET_ERRNO with EPERM, SECCOMP_RET_ALLOW."""
-LOAD, EQUAL, AT_LEAST, ANSWER = 0x20, 0x15, 0x35, 0x06
-"""linux/bpf_common.h: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K."""
+SECCOMP_MODE_FILTER, INSTRUCTION_BYTES = 2, 8
+"""linux/seccomp.h, linux/filter.h."""
 CAPABILITY_VERSION_3 = 0x20080522
 SETPCAP = 8
 """linux/capability.h."""
@@ -194,29 +188,11 @@ def _allow(rules: int, path: str, rights: int) -> None:
 def _filter(reach: Reach) -> None:
     """No new connections, which Landlock knows for TCP only: a machine's user reaches sockets of others by their paths,
     and, where it is ours, those of our session. io_uring goes past such filters (io_uring_enter(2)).
-
-    The program is that of seccomp(2): offset 0 of its data is the number of the call, 4 the architecture, 16 the first
-    argument.
     """
-    machine = os.uname().machine
-    if machine not in SYSCALLS:
-        raise HostUnavailable(f"no filter of system calls for {machine} is known", hint="x86-64, or ARM of 64 bits")
-    numbers = SYSCALLS[machine]
-    families = [socket.AF_UNIX, *((socket.AF_INET, socket.AF_INET6) if reach.ports else ())]
-    refuse = 8 + len(families)
-    allow = refuse + 1
-    program = [  # operation, the line to go to if it holds, and if not, value
-        (LOAD, 0, 0, 4), (EQUAL, 2, refuse, AUDIT_ARCH[machine]),
-        (LOAD, 0, 0, 0), (AT_LEAST, refuse, 4, X32),
-        (EQUAL, refuse, 5, numbers["connect"]), (EQUAL, refuse, 6, SAME_EVERYWHERE["io_uring_setup"]),
-        (EQUAL, 7, allow, numbers["socket"]), (LOAD, 0, 0, 16),
-        *((EQUAL, allow, line, family) for line, family in enumerate(families, 9)),
-        (ANSWER, 0, 0, REFUSED), (ANSWER, 0, 0, ALLOWED),
-    ]
-    lines = [struct.pack("HBBI", operation, *((yes - at, no - at) if operation in (EQUAL, AT_LEAST) else (0, 0)), value)
-             for at, (operation, yes, no, value) in enumerate(program, 1)]
-    code = ctypes.create_string_buffer(b"".join(lines))
-    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
+    program = seccomp.here(tcp=bool(reach.ports))
+    code = ctypes.create_string_buffer(program, len(program))
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER,
+           struct.pack("HP", len(program) // INSTRUCTION_BYTES, ctypes.addressof(code)))
 
 
 def _mask(capabilities: tuple[Capability, ...]) -> int:

@@ -7,6 +7,7 @@ be one that the machine's record permits.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 
@@ -56,15 +57,24 @@ def begin_logs(launch: Launch) -> None:
 
 
 def word(mine: contextlib.ExitStack) -> tuple[int, int]:
-    """A file without a name, for a word that is known later: our descriptor to write to it, QEMU's to be read.
+    """A file without a name, for a word that is known later: our descriptor to `tell` it, QEMU's to be read.
 
-    A link to the latter, below /proc/PID/fd, leads nowhere once QEMU has ended: nobody has to remove it.
+    A link to the latter, below /proc/PID/fd, leads nowhere once QEMU has ended: nobody has to remove it. There QEMU can
+    open it anew, so it is not for QEMU's user to write.
     """
-    ours = os.memfd_create("pid", os.MFD_CLOEXEC)
+    ours = os.memfd_create("pid", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     mine.callback(os.close, ours)
+    os.fchmod(ours, 0o400)
     its = os.open(f"/proc/self/fd/{ours}", os.O_RDONLY | os.O_CLOEXEC)
     mine.callback(os.close, its)
     return ours, its
+
+
+def tell(ours: int, text: str) -> None:
+    """Write the word, for good: who owns the file cannot change it either."""
+    os.write(ours, text.encode())
+    fcntl.fcntl(ours, fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
 
 
 def link(path: str, target: str) -> None:

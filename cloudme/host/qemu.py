@@ -67,7 +67,7 @@ class Qemu:
             ours, its = handover.word(mine)
             pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
                                   confinement=_confinement(launch, uid, binary) if self._confined else None)
-            os.write(ours, f"{pid}\n".encode())
+            handover.tell(ours, f"{pid}\n")
         try:
             if launch.group and self._groups:
                 self._groups.hold(launch.group, pid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from cloudme.errors import CommandFailed, HostUnavailable, NotPermitted
-from cloudme.host import confine, holders, qemu
+from cloudme.host import confine, handover, holders, qemu
 from cloudme.host.run import Programs
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement, Reach
@@ -152,6 +153,50 @@ def test_one_port_may_be_listened_on_where_there_is_one() -> None:
     for how in (reach(ports=(port,)), reach()):
         with pytest.raises(CommandFailed, match="PermissionError"):
             python(how, code.format(wrong))
+
+
+def test_with_a_port_there_is_plain_tcp_and_nothing_else() -> None:
+    plain = ("2 1 0", "2 526337 6", "10 1 0", "10 526337 6")
+    bare = json.loads(python(Confinement(), confined.SOCKETS))
+    assert not bare["2 2 17"] and not bare["2 4294967298 4294967296"], "nothing here shows what the filter is for"
+    assert json.loads(python(reach(ports=(1,)), confined.SOCKETS)) == {
+        kind: number if kind in plain else errno.EPERM for kind, number in bare.items()}
+    assert set(json.loads(python(reach(), confined.SOCKETS)).values()) == {errno.EPERM}
+
+
+def test_nothing_connects_as_it_sends() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = confined.FAST.replace("PORT", str(port))
+        assert set(json.loads(python(Confinement(), code)).values()) == {0}, "nothing here shows what the filter is for"
+        for _ in range(4):
+            server.accept()[0].close()
+        fast = dict.fromkeys(("sendto", "sendto among others", "sendmsg", "sendmmsg", "option"), errno.EPERM)
+        assert json.loads(python(reach(ports=(port,)), code)) == {**fast, "other options": 0, "unix": 0}
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+# the word that it is told
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_pid_cannot_be_changed_by_who_it_is_about(own: bool) -> None:
+    """own: QEMU's user owns the file, as where an ordinary user starts it; so he may permit himself to open it."""
+    if not own and not confine.foreign(identity.UID_MIN):
+        pytest.skip("needs root, to become somebody")
+    how = dataclasses.replace(reach(), uid=None if own else identity.UID_MIN)
+    with contextlib.ExitStack() as mine:
+        ours, its = handover.word(mine)
+        handover.tell(ours, "4711\n")
+        code = confined.WORD.replace("WORD", str(its))
+        found = json.loads(Programs()([confined.PYTHON, "-I", "-c", code], fds=[its], confinement=how))
+        assert os.pread(ours, 9, 0) == b"4711\n"
+    wrong, late = ("Permission denied", "Operation not permitted")
+    assert found == {
+        "read": "4711\n", "write": wrong, "write to what is open": "Bad file descriptor",
+        "permit": None if own else late, "write when permitted": late if own else wrong,
+        "empty": late if own else wrong}
 
 
 def test_the_group_of_kvm_is_never_roots(tmp_path: Path) -> None:
