@@ -10,18 +10,22 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from cloudme import index
 from cloudme.errors import Busy, NotFound, PeerError
-from cloudme.host import holders, qemu
+from cloudme.host import confine, holders, netlink, qemu
+from cloudme.host.outside import Here
 from cloudme.host.run import Programs
+from cloudme.model import identity
 from cloudme.model.launch import Launch
 from cloudme.model.machine import Access, Disk, Machine, Shape
 from cloudme.model.names import Name
 from cloudme.model.ports import Hypervisor, Power
 from cloudme.qemu import launch
+from cloudme.store import take_lock
 from tests import fakes
 
 pytestmark = pytest.mark.contract
@@ -177,9 +181,9 @@ def test_what_lives_on_as_the_user_of_a_machine_that_is_off_is_ended() -> None:
     if not confine.foreign(identity.uid(uuid)):
         pytest.skip("needs root, to become another user")
     run = Programs()
-    qemu = Qemu(run, netlink.Links(Here(run), run))
+    hypervisor = qemu.Qemu(run, netlink.Links(Here(run), run))
     with subprocess.Popen(["sleep", "60"], user=identity.uid(uuid)) as process:
-        qemu.bury(str(uuid4()))
+        hypervisor.bury(str(uuid4()))
         assert process.poll() is None
-        qemu.bury(uuid)
+        hypervisor.bury(uuid)
         assert process.wait(10) == -signal.SIGKILL
