@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import select
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -30,6 +31,9 @@ INFINITY = (1 << 64) - 1
 """systemd's CGROUP_LIMIT_MAX: no limit."""
 ANSWER_S = 10
 """What systemd gets to answer: it does in a hundredth of a second."""
+
+GONE_S = 2
+"""What systemd gets to hear that a scope has no process any more."""
 
 
 class Tree(Protocol):
@@ -162,9 +166,18 @@ class Scopes:
         return _absent(controller)
 
     def hold(self, group: Group, pid: int) -> None:
-        self._tell("StartTransientUnit", "ssa(sv)a(sa(sv))", [_unit(group), "fail"], [
-            ["PIDs", "au", "1", str(pid)], ["Slice", "s", "cloudme.slice"], ["CollectMode", "s", "inactive-or-failed"],
-            ["Description", "s", f"cloudMe machine {group.name}"], *_properties(group)], ["0"])
+        """The scope of a machine that ended a moment ago goes when systemd has heard of it."""
+        patience = time.monotonic() + GONE_S
+        while True:
+            try:
+                self._tell("StartTransientUnit", "ssa(sv)a(sa(sv))", [_unit(group), "fail"], [
+                    ["PIDs", "au", "1", str(pid)], ["Slice", "s", "cloudme.slice"],
+                    ["CollectMode", "s", "inactive-or-failed"],
+                    ["Description", "s", f"cloudMe machine {group.name}"], *_properties(group)], ["0"])
+                return
+            except CommandFailed as error:
+                if "already" not in error.message or time.monotonic() > patience:
+                    raise
 
     def change(self, group: Group) -> bool:
         try:

@@ -47,6 +47,11 @@ class Qemu:
         binary = self._run.find(launch.binary)
         if binary is None:
             raise HostUnavailable(f"the program '{launch.binary}' is not installed", hint="apt install qemu-system-x86")
+        with contextlib.ExitStack() as living:
+            self._start(launch, binary, living, timeout_s)
+
+    def _start(self, launch: Launch, binary: str, living: contextlib.ExitStack, timeout_s: float) -> None:
+        """living: holds, while we wait, what is needed to end it."""
         with contextlib.ExitStack() as mine, reported(launch.run_folder):
             lock = take_lock(launch.lock)
             mine.callback(os.close, lock)
@@ -64,25 +69,26 @@ class Qemu:
                 mine.callback(os.close, fd)
             handover.begin_logs(launch)
             fds |= handover.opened(launch, uid, mine)
-            ours, its = handover.word(mine)
+            ours, its = handover.word(living)
             pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
                                   confinement=_confinement(launch, uid, binary) if self._confined else None)
-            handover.tell(ours, f"{pid}\n")
+            pidfd = living.enter_context(pidfd_of(pid))  # once it is awaited its number may be another's
         try:
+            handover.tell(ours, f"{pid}\n")
             if launch.group and self._groups:
                 self._groups.hold(launch.group, pid)
             if launch.pid_file:
                 handover.link(launch.pid_file, f"/proc/{pid}/fd/{its}")
-            self._await_greeting(launch, pid, timeout_s)
+            self._await_greeting(launch, pid, pidfd, timeout_s)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError), pidfd_of(pid) as pidfd:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 self._await({Power(name="", lock=launch.lock, monitor=""): pidfd}, QUIT_S)
             raise
 
-    def _await_greeting(self, launch: Launch, pid: int, timeout_s: float) -> None:
+    def _await_greeting(self, launch: Launch, pid: int, pidfd: int, timeout_s: float) -> None:
         """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
-        with pidfd_of(pid) as pidfd, socket.socket(socket.AF_UNIX) as client:
+        with socket.socket(socket.AF_UNIX) as client:
             client.connect(launch.monitors[-1].path)
             poller = select.poll()
             for fd in (client.fileno(), pidfd):
