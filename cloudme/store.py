@@ -63,7 +63,9 @@ class Networks:
             return self.designed(settings)
         if self.world.rootless and (found := shared.network(name)):
             return found
-        raise NotFound(f"no network '{name}'", hint=f"cmnet create {name} --cidr ...; cmnet list")
+        permit = f"root shares his: sudo cmnet start --allow-user {shared.me()}"
+        hint = permit if name == shared.HOST else f"cmnet create {name} --cidr ..."
+        raise NotFound(f"no network '{name}'", hint=f"{hint}; cmnet list")
 
     def designed(self, settings: Settings) -> Network:
         """The default network as the settings have it."""

@@ -109,6 +109,9 @@ class FakeMonitor:
         assert os.path.exists(path)
         return "/dev/fdset/1"
 
+    def retract(self, path: str) -> None:
+        self.executed.append(f"retract {os.path.basename(path)}")
+
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         self.executed.append(status)
 

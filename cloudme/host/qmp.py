@@ -13,6 +13,7 @@ from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudme.errors import Busy, NotFound, PeerError, TimedOut
 from cloudme.model.ports import Monitor
+from cloudme.qemu import files
 
 T = TypeVar("T")
 
@@ -107,10 +108,16 @@ class QmpMonitor:
             fd = os.open(path, flags | os.O_CLOEXEC)
             try:
                 self._client.send_fd_scm(fd)
-                into = {"fdset-id": self.execute("add-fd", opaque=path, **into)["fdset-id"]}
+                into = {"fdset-id": self.execute("add-fd", opaque=files.mark(path, flags), **into)["fdset-id"]}
             finally:
                 os.close(fd)
         return f"/dev/fdset/{into['fdset-id']}"
+
+    def retract(self, path: str) -> None:
+        for one in self.execute("query-fdsets"):
+            for fd in one["fds"]:
+                if fd.get("opaque") == files.mark(path, os.O_RDWR):
+                    self.execute("remove-fd", **{"fdset-id": one["fdset-id"], "fd": fd["fd"]})
 
     def wait_closed(self, timeout_s: float) -> bool:
         try:

@@ -71,6 +71,13 @@ class Monitor(Protocol):
     def admit(self, path: str) -> str:
         """Let QEMU read and write the file `path`, and return the name by which it may open it."""
 
+    def retract(self, path: str) -> None:
+        """Take the descriptor back by which it may open the disk `path` to write: what it has open stays so.
+
+        A lock belongs to a descriptor and all its copies (fcntl(2), open file description locks): QEMU, which frees a
+        disk by closing it, would go on holding it by the one in its list.
+        """
+
     def await_migration(self, status: str, *, timeout_s: float) -> None:
         """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
 

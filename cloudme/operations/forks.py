@@ -157,6 +157,8 @@ class Moment:
 
     def _send(self, host: Host, source: Monitor, keeper: Monitor) -> None:
         overlays = self._overlays(host, source)
+        for disk in self.machine.disks:
+            source.retract(os.path.join(self.store.folder(self.machine), disk.file))
         keeper.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         source.execute("migrate-set-capabilities", capabilities=[
             {"capability": name, "state": name != "x-ignore-shared"}  # which it has on where it is a clone itself

@@ -37,6 +37,11 @@ class File:
         return [f"{self.role}/{number}" for number in range(len(self.flags))]
 
 
+def mark(path: str, flags: int) -> str:
+    """What a descriptor is called in QEMU's own list of them (`query-fdsets`)."""
+    return f"{'read' if flags & os.O_ACCMODE == os.O_RDONLY else 'write'}:{path}"
+
+
 def of(launch: Launch) -> list[File]:
     """All files of a launch, in the order of their sets, whose numbers begin with 1."""
     logs = [File(f"{chardev.role}.log", chardev.log, (os.O_WRONLY | os.O_APPEND,))

@@ -143,8 +143,8 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]
     for number, file in enumerate(files.of(launch), 1):
-        for role in file.descriptors:
-            line += ["-add-fd", f"fd={fds[role]},set={number},opaque={_escaped(file.path)}"]
+        for role, flags in zip(file.descriptors, file.flags, strict=True):
+            line += ["-add-fd", f"fd={fds[role]},set={number},opaque={_escaped(files.mark(file.path, flags))}"]
     for monitor in launch.monitors:
         line += ["-chardev", _socket(monitor, fds, names), "-mon", f"chardev={monitor.role},mode=control"]
     for chardev in launch.chardevs:

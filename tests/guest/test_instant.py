@@ -237,6 +237,8 @@ def test_a_fork_goes_on_from_that_very_moment(cloud: Cloud, warm: str) -> None:
         assert cloud.run("vm", forks[0], "--", "cat /root/open").strip() == "first"
         again = cloud.run("vmfork", forks[0], "--name", "g").split()  # a fork of a fork
         assert cloud.run("vm", again[0], "--", "hostname").strip() == again[0]
+        once_more = cloud.run("vmfork", name, "--name", "h").split()  # its disk has an overlay by now
+        assert cloud.run("vm", once_more[0], "--", "cat /root/open").strip() == "still mine"
         cloud.run("vmrestart", name, "--timeout", "30")
         cloud.run("vmwait", name)
         assert cloud.run("vm", name, "--", "cat /root/open").strip() == "still mine"

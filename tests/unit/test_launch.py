@@ -51,7 +51,7 @@ def test_no_name_of_a_file_can_become_an_option() -> None:
     made = launch.of(machine(), dataclasses.replace(PLACE, folder="/data/a,id=b", run="/run/a,b"))
     sets = [value for option, value in itertools.pairwise(argv(made)) if option == "-add-fd"]
     assert [value.partition("opaque=")[2] for value in sets[:3]] == [
-        "/data/a,,id=b/console.log", "/data/a,,id=b/firmware.log", "/data/a,,id=b/disk.qcow2"]
+        "write:/data/a,,id=b/console.log", "write:/data/a,,id=b/firmware.log", "write:/data/a,,id=b/disk.qcow2"]
 
 
 def test_qemu_is_told_no_path_but_of_what_it_shall_open_itself() -> None:

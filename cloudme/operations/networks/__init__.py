@@ -146,7 +146,7 @@ def _stop(transaction: Transaction, store: Store, network: Network, files: HostF
     found = truth.find(transaction.host, store, network, files)
     if machines := running(store, network):
         raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
-                   hint=f"vmstop {' '.join(machines)}")
+                   hint=f"vmstop {' '.join(machines)}{f' --realm {store.world.realm}' if store.world.realm else ''}")
     if not network.external and (taps := _taps(found.links, network)):
         raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of a user, or of another home",
                    hint="let them be stopped by who started them, with the CLOUDME_HOME that he had")
