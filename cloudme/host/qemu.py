@@ -56,7 +56,8 @@ class Qemu:
             lock = take_lock(launch.lock)
             mine.callback(os.close, lock)
             _check_frozen(launch)
-            self.bury(launch.uuid)
+            if not launch.incoming:  # a fork is received in the name of its source, which runs
+                self.bury(launch.uuid)
             os.utime(lock)  # its time is that of the start: vmrunning's `since`
             os.makedirs(launch.run_folder, 0o700, exist_ok=True)
             launch = handover.chained(launch)
