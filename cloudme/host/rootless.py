@@ -18,17 +18,13 @@ from collections.abc import Iterator
 from cloudme import index, layout
 from cloudme.errors import HostUnavailable, NotFound, NotPermitted
 from cloudme.host import holders, realm
+from cloudme.host.confine import AMBIENT_RAISE, CAPABILITY_VERSION_3, PR_CAP_AMBIENT
 from cloudme.layout import World
+from cloudme.model.confinement import SERVES_A_NETWORK, Capability
 from cloudme.model.ports import Outside
 
 CLONE_NEWUSER = 0x10000000
 """linux/sched.h."""
-NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN = 10, 12, 13, 21
-KEPT = (NET_BIND_SERVICE, NET_ADMIN, NET_RAW)
-CAPABILITY_VERSION_3 = 0x20080522
-"""linux/capability.h."""
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
-"""linux/prctl.h."""
 IDS_MIN = 65535
 """Debian's own users, nobody (65534) among them, but for root (Debian Policy, 9.2.2)."""
 
@@ -69,7 +65,7 @@ def enter(pid: int) -> bool:
         os.close(own)
         realm.call("setns", user, CLONE_NEWUSER)
         realm.call("setns", net, realm.CLONE_NEWNET)
-        _keep(*KEPT)
+        _keep(*SERVES_A_NETWORK)
     except OSError as error:
         raise _told(error) from error
     finally:
@@ -86,7 +82,7 @@ def enter_user(pid: int) -> None:
     user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     realm.call("setns", user, CLONE_NEWUSER)
     os.close(user)
-    _keep(NET_ADMIN, SYS_ADMIN)
+    _keep(Capability.net_admin, Capability.sys_admin)
 
 
 def fresh() -> None:
@@ -98,7 +94,7 @@ def fresh() -> None:
         for file, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{file}", "w", encoding="ascii") as proc:
                 proc.write(text)
-        _keep(*KEPT)
+        _keep(*SERVES_A_NETWORK)
         realm.up("lo")
     except OSError as error:
         raise _told(error) from error
@@ -136,7 +132,7 @@ def _subordinate(path: str, user: str, uid: int) -> tuple[int, int]:
                             f"--add-subgids 100000-165535 {user}")
 
 
-def _keep(*capabilities: int) -> None:
+def _keep(*capabilities: Capability) -> None:
     """Let programs that are started inside keep these capabilities (capabilities(7), ambient)."""
     header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(24)
@@ -145,7 +141,7 @@ def _keep(*capabilities: int) -> None:
     inheritable = sum(1 << capability for capability in capabilities)
     realm.call("capset", header, struct.pack("6I", effective, permitted, inheritable, *high))
     for capability in capabilities:
-        realm.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+        realm.call("prctl", PR_CAP_AMBIENT, AMBIENT_RAISE, capability, 0, 0)
 
 
 def _told(error: OSError) -> NotPermitted | HostUnavailable:

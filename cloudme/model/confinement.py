@@ -13,6 +13,7 @@ class Capability(IntEnum):
     net_bind_service = 10
     net_admin = 12
     net_raw = 13
+    sys_admin = 21
 
 
 SERVES_A_NETWORK = (Capability.net_bind_service, Capability.net_admin, Capability.net_raw)

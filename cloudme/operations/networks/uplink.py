@@ -7,10 +7,11 @@ import os
 import signal
 from dataclasses import dataclass
 
-from cloudme.errors import CloudMeError, CommandFailed
+from cloudme.errors import CommandFailed
 from cloudme.layout import World
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
+from cloudme.operations.networks.changes import Reversed
 from cloudme.store import reported, write_atomic
 
 LINK = "uplink"
@@ -42,7 +43,7 @@ def start(transaction: Transaction, world: World) -> str | None:
 def stop(transaction: Transaction, world: World) -> None:
     """Missing: nothing."""
     if program := running(transaction.host, world):
-        transaction.apply([Disconnect(world, program)])
+        transaction.apply([Reversed(Connect(world, program), f"stop {program}")])
 
 
 def running(host: Host, world: World) -> str | None:
@@ -91,19 +92,3 @@ class Connect:
         for what in ("pid", "log", "resolv"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.world.uplink(what))
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    world: World
-    program: str
-
-    def describe(self) -> str:
-        return f"stop {self.program}"
-
-    def do(self, host: Host) -> None:
-        Connect(self.world, self.program).undo(host)
-
-    def undo(self, host: Host) -> None:
-        with contextlib.suppress(CloudMeError):
-            Connect(self.world, self.program).do(host)
