@@ -22,6 +22,9 @@ OS_NAME, ADDRESS, MAC, DISPLAY, PID = "os.name", "vm.ip", "vm.mac", "vnc.port", 
 
 CATALOGUE = "catalogue.toml"
 
+BRIDGE_HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
+"""Where distributions put QEMU's setuid helper that makes taps."""
+
 MACHINE_FOLDER, MACHINE_SUFFIX, HOST_CONFIGURATION = "machine.conf.d", ".conf", "machina.conf"
 """Definitions are MACHINE_FOLDER/NAME.conf.json, beside HOST_CONFIGURATION.json; other suffixes are right, too."""
 

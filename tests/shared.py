@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudme.host.bridgehelper import HELPERS
-from cloudme.layout import World
+from cloudme.layout import BRIDGE_HELPERS, World
 from cloudme.store import Store
 from tests.users import User, programs
 
@@ -63,7 +62,7 @@ class Sharing:
 @pytest.fixture
 def etc() -> Iterator[Path]:
     """/etc/qemu, empty for the test, and the helper setuid, as an administrator makes it."""
-    helper = next((path for path in HELPERS if os.path.exists(path)), None)
+    helper = next((path for path in BRIDGE_HELPERS if os.path.exists(path)), None)
     if os.geteuid() != 0 or helper is None:
         pytest.skip("needs root and qemu-bridge-helper")
     kept = ETC.with_name("qemu.kept-by-a-test")

@@ -7,13 +7,12 @@ import socket
 
 from cloudme.errors import CommandFailed, NotPermitted
 from cloudme.host.run import Programs
-
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
+from cloudme.layout import BRIDGE_HELPERS
 
 
 def tap(run: Programs, bridge: str) -> int:
     """The descriptor of the tap, which the helper sends over a socket (qemu-bridge-helper.c). Raises NotPermitted."""
-    helper = next((path for path in HELPERS if os.path.exists(path)), None)
+    helper = next((path for path in BRIDGE_HELPERS if os.path.exists(path)), None)
     if helper is None:
         raise NotPermitted("this user may make no taps, and QEMU's bridge helper is not installed",
                            hint="apt install qemu-system-common, or run it with sudo")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloudme.errors import HostUnavailable, NotPermitted
-from cloudme.host import bridgehelper, netlink, outside, run
+from cloudme.host import netlink, outside, run
+from cloudme.layout import BRIDGE_HELPERS
 from cloudme.model.launch import Guard, TapCard
 from tests.net.conftest import Apart
 
@@ -111,7 +112,7 @@ def test_forwarding_is_switched_on_for_this_namespace_alone(
 
 
 def test_qemus_helper_makes_the_tap_for_who_may_not(apart: Apart, links: netlink.Links) -> None:
-    if not os.path.exists(bridgehelper.HELPERS[0]):
+    if not os.path.exists(BRIDGE_HELPERS[0]):
         pytest.skip("needs qemu-bridge-helper")
     acl = Path("/etc/qemu/bridge.conf")
     if acl.exists():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from cloudme import shared
-from cloudme.host.bridgehelper import HELPERS
+from cloudme.layout import BRIDGE_HELPERS
 from cloudme.store import Store
 from tests.shared import ALICE, BOB, ETC, Sharing, etc, sharing
 from tests.users import User, outside
@@ -36,7 +36,7 @@ def helped(user: User, bridge: str) -> subprocess.CompletedProcess[str]:
     return user.call(sys.executable, "-c", f"""
 import socket, subprocess, sys
 ours, theirs = socket.socketpair()
-sys.exit(subprocess.run([{HELPERS[0]!r}, "--br={bridge}", f"--fd={{theirs.fileno()}}"],
+sys.exit(subprocess.run([{BRIDGE_HELPERS[0]!r}, "--br={bridge}", f"--fd={{theirs.fileno()}}"],
                         pass_fds=[theirs.fileno()]).returncode)""")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from cloudme.errors import CommandFailed, NotPermitted, UsageError
 from cloudme.host.files import Below
-from cloudme.layout import World
+from cloudme.layout import BRIDGE_HELPERS, World
 from cloudme.model import distributions
 from cloudme.model.check import Level, Result
 from cloudme.model.names import Name
@@ -22,7 +22,6 @@ from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import checks
 from cloudme.operations.checks import mend
-from cloudme.operations.checks.helper import HELPERS
 from cloudme.operations.checks.look import Look
 from cloudme.operations.checks.network import FILTERS
 from tests import fakes
@@ -67,10 +66,10 @@ class Root:
             "/proc/misc": " 58 rfkill\n",
             "/etc/qemu/bridge.conf": "include /etc/qemu/cloudme.d/alice.conf\n",
             "/etc/qemu/cloudme.d/alice.conf": "allow cm-lab\n",
-            **{"/proc/sys/" + name.replace(".", "/"): "0\n" for name in FILTERS}, HELPERS[0]: "",
+            **{"/proc/sys/" + name.replace(".", "/"): "0\n" for name in FILTERS}, BRIDGE_HELPERS[0]: "",
         }.items():
             self.put(path, text)
-        self.path(HELPERS[0]).chmod(0o4755)
+        self.path(BRIDGE_HELPERS[0]).chmod(0o4755)
 
     def path(self, path: str) -> Path:
         return self.folder / path.lstrip("/")
@@ -127,11 +126,11 @@ def user(root: Root) -> None:
 
 
 def helperless(root: Root) -> None:
-    root.gone(HELPERS[0])
+    root.gone(BRIDGE_HELPERS[0])
 
 
 def plain(root: Root) -> None:
-    root.path(HELPERS[0]).chmod(0o755)
+    root.path(BRIDGE_HELPERS[0]).chmod(0o755)
 
 
 def sharing(root: Root) -> None:

@@ -6,13 +6,13 @@ import stat
 from collections.abc import Iterator
 
 from cloudme import shared
+from cloudme.layout import BRIDGE_HELPERS
 from cloudme.model.check import Level, Result
 from cloudme.model.network import Network
 from cloudme.operations.checks.look import Look, good
 
 ACL = "/etc/qemu/bridge.conf"
 USERS = "/etc/qemu/cloudme.d"
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 
 
 def bridge_helper(look: Look) -> Iterator[Result]:
@@ -83,7 +83,7 @@ def _rules(look: Look, path: str, within: tuple[str, ...]) -> Iterator[tuple[str
 
 def _program(look: Look) -> Iterator[Result]:
     means = "machines of ordinary users cannot join a network of root's"
-    helper = next((path for path in HELPERS if look.existing(path)), None)
+    helper = next((path for path in BRIDGE_HELPERS if look.existing(path)), None)
     if helper is None:
         yield _amiss("QEMU's bridge helper is not installed", means, look.install("qemu-bridge-helper"))
     elif not (look.host.files.mode(helper) or 0) & stat.S_ISUID:
