@@ -14,13 +14,14 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 from cloudme import index
-from cloudme.errors import Busy, CloudMeError, MissingProgram, NotFound, PeerError, SpecError
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.model.confinement import Confinement
 from cloudme.model.groups import Group
 from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.machine import Limits
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
+from cloudme.model.systemd import UnitState
 from cloudme.store import take_lock
 
 
@@ -403,6 +404,55 @@ class FakeOutside:
 
 
 @dataclass
+class FakeUnits:
+    """systemd: the units whose files are known (`files`: name -> whether enabled), and those that run."""
+
+    there: bool = True
+    files: dict[str, bool] = field(default_factory=dict)
+    active: set[str] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
+
+    def running(self) -> bool:
+        return self.there
+
+    def states(self, names: Sequence[str]) -> list[UnitState]:
+        return [UnitState(
+            name=name, load="loaded" if name in self.files else "not-found",
+            active="active" if name in self.active else "inactive", sub="running" if name in self.active else "dead",
+            enabled={True: "enabled", False: "disabled"}.get(self.files.get(name), "")) for name in names]  # type: ignore[arg-type]
+
+    def reload(self) -> None:
+        self._did("daemon-reload")
+
+    def enable(self, names: Sequence[str], *, root: str | None = None) -> None:
+        self._did("enable", *names)
+        self.files |= dict.fromkeys(names, True)
+
+    def disable(self, names: Sequence[str], *, root: str | None = None) -> None:
+        self._did("disable", *names)
+        self.files |= dict.fromkeys(names, False)
+
+    def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        self._did("start", *names)
+        self.active |= set(names)
+
+    def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        self._did("stop", *names)
+        self.active -= set(names)
+
+    def reset(self, names: Sequence[str]) -> None:
+        self._did("reset-failed", *names)
+
+    def users(self, path: str, *, root: str | None = None) -> None:
+        self._did("users", path)
+
+    def _did(self, *words: str) -> None:
+        if not self.there:
+            raise HostUnavailable("this host does not run systemd")
+        self.said.append(" ".join(words))
+
+
+@dataclass
 class FakeRelays:
     """Those that serve hold their real lock in this process. `refuse`: ports in the machine where one ends at once."""
 
@@ -521,8 +571,9 @@ def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "groups": FakeGroups(), "net": FakeNet(),
-        "outside": FakeOutside(), "relays": FakeRelays(), "shell": FakeShell(), "agent": FakeAgent(),
-        "streams": FakeStreams(), "playbooks": FakePlaybooks(), "download": FakeDownload(), "iso": FakeIso(),
+        "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
+        "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
+        "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,
     }

@@ -14,6 +14,13 @@ from cloudme.model.network import DEFAULT_NETWORK
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,31}")
 """What useradd(8) takes; it becomes part of a shell's line in seeds."""
 
+def login(text: str) -> str:
+    """The text. Raises UsageError where it is no name of a user."""
+    if not _USER.fullmatch(text):
+        raise UsageError(f"'{text[:40]}' is no name of a user", hint="letters, digits, '_' and '-', 32 at most")
+    return text
+
+
 MAX_VCPUS = 255
 """pc-q35 machines without an extended interrupt controller (QEMU: `-machine help`, max cpus)."""
 
@@ -74,8 +81,7 @@ class Access:
     key_file: str | None = None
 
     def __post_init__(self) -> None:
-        if not _USER.fullmatch(self.user):
-            raise UsageError(f"'{self.user}' is no name of a user", hint="letters, digits, '_' and '-', 32 at most")
+        login(self.user)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from cloudme.model.guestports import Streams as Streams
 from cloudme.model.guestports import Target as Target
 from cloudme.model.launch import Launch, TapCard
 from cloudme.model.network import Link
+from cloudme.model.systemd import Units
 
 
 class Run(Protocol):
@@ -336,6 +337,7 @@ class Host:
     net: Net
     outside: Outside
     relays: Relays
+    units: Units
     shell: Shell
     agent: Agent
     streams: Streams

@@ -24,6 +24,8 @@ MACHINE = "q35"
 CLONES_CODE_MIB = 96
 CODE_MIB = 1024
 """What an emulated machine's translated code takes at most (QEMU, tcg/region.c)."""
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""The system calls that QEMU takes from itself (qemu(1), -sandbox)."""
 VNC_PORTS = 5900
 """RFC 6143, 1: the port of display 0."""
 SERIAL_LOG = "console.log"
@@ -140,7 +142,7 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-rtc", "base=utc,clock=host",
         "-display", "none",
         "-vnc", _display(launch, fds),
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-sandbox", SANDBOX,
     ]
     for number, file in enumerate(files.of(launch), 1):
         for role, flags in zip(file.descriptors, file.flags, strict=True):

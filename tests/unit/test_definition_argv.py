@@ -23,6 +23,14 @@ GROUND = command.Ground(run="/run/machina")
 POOLS = {kind: {"path": "/p", "type": kind} for kind in (
     "raw", "raw-scsi", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb", "firmware", "tpm-data")}
 RAM = {"memory": {"ram": 64}}
+OURS = ["-pidfile /run/machina/test-vm/lock",
+        "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+NETDEV = "-netdev tap,id=net.0,ifname=test-vm.0,"
+DIFFERENCES = {
+    "-boot menu=on,reboot-timeout=5000": ["-boot menu=on,reboot-timeout=5000", *OURS],
+    f"{NETDEV}script=/usr/bin/machina-ifup,downscript=/usr/bin/machina-ifdown": [f"{NETDEV}script=no,downscript=no"],
+}
+"""Line of the seed's -> ours. All of them stand in docs/design/0020-definitions.md."""
 
 
 @pytest.fixture
@@ -53,6 +61,7 @@ def test_the_seeds_example_is_the_seeds_unit(command: Callable[..., Ended], tmp_
     shutil.copytree(SEED, tmp_path / "etc/machina")
     unit = (SEED / "test-vm.unit").read_text("utf-8")
     golden = unit.partition("ExecStart=qemu-system-x86_64 \\\n")[2].partition("\nExecStartPre=")[0].split(" \\\n")
+    golden = [ours for line in golden for ours in DIFFERENCES.get(line, [line])]
     assert command("vmargs", "--root", str(tmp_path), "--lines", "test-vm").stdout.splitlines() == golden
     assert command("vmargs", "--root", str(tmp_path)).stdout == " ".join(golden) + "\n"
     (found,) = json.loads(command("vmargs", "--root", str(tmp_path), "--json").stdout)
@@ -62,7 +71,8 @@ def test_the_seeds_example_is_the_seeds_unit(command: Callable[..., Ended], tmp_
 def test_the_smallest_machine(machina: Machina) -> None:
     assert told(machina) == [
         f"-uuid {machina.one().uuid}", "-name vm", "-enable-kvm", "-nodefaults", "-nographic", "-machine type=q35",
-        "-cpu host", "-m size=64M", "-rtc base=utc,clock=host,driftfix=slew", "-boot menu=on,reboot-timeout=5000"]
+        "-cpu host", "-m size=64M", "-rtc base=utc,clock=host,driftfix=slew", "-boot menu=on,reboot-timeout=5000",
+        "-pidfile /run/machina/vm/lock", OURS[1]]
 
 
 @pytest.mark.parametrize(("kind", "nodes", "device"), [
@@ -112,11 +122,16 @@ def test_the_order_on_the_bus_and_the_place_that_a_sata_drive_leaves_empty(machi
     assert "-device vfio-pci,id=vfio.0,bus=pcie.2.3,host=0000:c1:00.0" in lines
 
 
-def test_networks_bring_their_programs_and_commas_are_doubled(machina: Machina) -> None:
+def test_taps_are_there_before_qemu_is(machina: Machina) -> None:
     lines = told(machina, connections=[{"name": "0", "network": "wan"}, {"name": "1", "network": "lan"}])
     assert of(lines, "-netdev") == [
-        "-netdev tap,id=net.0,ifname=vm.0,script=/up,,1,downscript=/down",
-        "-netdev tap,id=net.1,ifname=vm.1,script=/usr/bin/machina-ifup,downscript=/usr/bin/machina-ifdown"]
+        f"-netdev tap,id=net.{number},ifname=vm.{number},script=no,downscript=no" for number in range(2)]
+
+
+def test_an_emulated_processor_has_no_enlightenments(machina: Machina) -> None:
+    machina.host({"accelerator": "tcg"})
+    lines = told(machina, {"enlightenments": {"enabled": True}})
+    assert of(lines, "-enable-kvm", "-accel", "-cpu") == ["-accel tcg", "-cpu max"]
 
 
 def test_an_agent_without_a_port_has_a_socket(machina: Machina) -> None:

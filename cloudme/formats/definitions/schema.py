@@ -25,6 +25,7 @@ from cloudme.formats.definitions.values import (
     uuid,
     wwn,
 )
+from cloudme.model import limits
 from cloudme.model.definitions.nouns import (
     Attachment,
     Body,
@@ -40,10 +41,13 @@ from cloudme.model.definitions.nouns import (
     Supply,
     Volume,
 )
+from cloudme.model.machine import login
+from cloudme.model.names import TEMPLATES, Name
 
 PORT = number(0, 65535)
 COUNT = number(0, 1024)
 RAM_MIB = number(0, 1 << 30)
+ACCELERATORS = ("kvm", "tcg")
 
 
 def _made(noun: Callable[..., Any], fields: Mapping[str, Convert], wanted: tuple[str, ...], **renamed: str) -> Convert:
@@ -59,11 +63,33 @@ def _made(noun: Callable[..., Any], fields: Mapping[str, Convert], wanted: tuple
     return whole
 
 
+def _folder(given: str) -> str:
+    if not given.startswith("/"):
+        raise UsageError(f"'{given[:80]}' is no path from the root, as /srv/machines is")
+    return given
+
+
+def _limit(name: str) -> Convert:
+    """One of `limits.KINDS`, as people write it."""
+    def convert(given: str) -> str:
+        limits.one(name, given)
+        return given
+
+    return checked(convert)
+
+
+def _group(given: str) -> Name:
+    if given == TEMPLATES:
+        raise UsageError(f"the group '{TEMPLATES}' is reserved")
+    return Name(given, "name of a group")
+
+
 FIRMWARE = _made(Volume, {"name": name, "storage": name}, ("name", "storage"))
 
 SETTINGS: dict[str, Convert] = {
     "attrs.firmware.code": FIRMWARE,
     "attrs.firmware.vars": FIRMWARE,
+    "attrs.firmware.template": FIRMWARE,
     "attrs.cpu.processor": text,
     "attrs.cpu.sockets": COUNT,
     "attrs.cpu.cores": COUNT,
@@ -83,6 +109,11 @@ SETTINGS: dict[str, Convert] = {
     "attrs.spice.port": PORT,
     "attrs.spice.port-pattern": text,
     "attrs.spice.displays": COUNT,
+    **{f"attrs.limits.{name}": _limit(name) for name in limits.KINDS},
+    "attrs.access.user": checked(login),
+    "attrs.access.key": checked(_folder),
+    "attrs.membership.group": checked(_group),
+    "attrs.membership.type": checked(lambda given: Name(given, "name of a type")),
     "privileges.filesystem.group.name": text,
     "privileges.filesystem.group.id": number(0, (1 << 32) - 2),
 }
@@ -139,7 +170,6 @@ MACHINE = record({**BODY, "name": checked(DefinitionName), "description": text, 
 TAG = record(BODY)
 
 
-
 def _kind(given: str) -> Kind:
     try:
         return Kind(given)
@@ -147,9 +177,9 @@ def _kind(given: str) -> Kind:
         raise UsageError(f"no type '{given[:40]}': there are {', '.join(Kind)}") from None
 
 
-def _folder(given: str) -> str:
-    if not given.startswith("/"):
-        raise UsageError(f"'{given[:80]}' is no path from the root, as /srv/machines is")
+def _accelerator(given: str) -> str:
+    if given not in ACCELERATORS:
+        raise UsageError(f"no accelerator '{given[:40]}': there are {', '.join(ACCELERATORS)}")
     return given
 
 
@@ -171,6 +201,7 @@ SUPPLIES = {
 """Devices that supply classes: as the seed has them, as its later versions do, and whole ones."""
 
 HOST = record({
+    "accelerator": checked(_accelerator),
     "storage": mapping(_made(Storage, {"path": checked(_folder), "pattern": text, "type": checked(_kind),
                                        "readonly": flag}, ("path", "type"), type="kind"), keep=True),
     "network": mapping(_made(Attachment, {"device": text, "up": text, "down": text}, ()), keep=True),
@@ -206,13 +237,15 @@ def host(document: Any, file: str) -> tuple[HostConfiguration, Reader]:
     reader = Reader(Source(file))
     found = HOST(reader, document, "")
     found = {} if found is ABSENT else found
+    accelerator = found.pop("accelerator", "") or ACCELERATORS[0]
     right = {section: {key: value for key, value in values.items() if value is not None}
              for section, values in found.items()}
     supplies = [dataclasses.replace(supply, name=key) for section in SUPPLIES
                 for key, supply in right.get(section, {}).items()]
     _supplied_once(supplies, reader)
     return HostConfiguration(
-        file=file, storage=right.get("storage", {}), networks=right.get("network", {}), supplies=tuple(supplies),
+        file=file, accelerator=accelerator, storage=right.get("storage", {}), networks=right.get("network", {}),
+        supplies=tuple(supplies),
         processors=right.get("processor", {}),
         tags={tag: _body(body, Source(file, f"tag.{tag}", tag)) for tag, body in right.get("tag", {}).items()},
         broken=frozenset((section, key) for section, values in found.items()

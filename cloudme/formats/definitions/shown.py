@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cloudme.model import limits
 from cloudme.model.definitions import identity
 from cloudme.model.definitions.nouns import Attributes, HostConfiguration, Merged, Source, Volume
 
@@ -60,6 +61,11 @@ def _attributes(attributes: Attributes, host: HostConfiguration) -> Iterator[str
         yield "Spice Display: Enabled"
         yield f"Spice Port: {attributes.spice_port}"
         yield f"Spice Display Count: {attributes.displays}"
+    if told := [f"{name}={text}" for name, text in limits.words(attributes.limits).items() if text != "default"]:
+        yield f"Limits: {','.join(told)}"
+    named = (("User", attributes.user), ("Key", attributes.key_file), ("Group", attributes.member_of),
+             ("Type", attributes.type))
+    yield from (f"{what}: {value}" for what, value in named if value)
 
 
 def document(machine: Merged) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def document(machine: Merged) -> dict[str, Any]:
         "name": machine.name, "id": machine.uuid, "description": definition.description or None,
         "tags": list(definition.body.tags), "vars": dict(machine.variables),
         "attrs": {
-            "firmware": {"code": _file(attributes.firmware_code), "vars": _file(attributes.firmware_variables)},
+            "firmware": {"code": _file(attributes.firmware_code), "vars": _file(attributes.firmware_variables),
+                         "template": _file(attributes.firmware_template)},
             "cpu": {"processor": attributes.processor or None, "sockets": attributes.sockets or None,
                     "cores": attributes.cores or None, "threads": attributes.threads or None},
             "memory": {"ram": attributes.ram_mib or None},
@@ -79,6 +86,10 @@ def document(machine: Merged) -> dict[str, Any]:
             "agent": {"qemu": {"enabled": attributes.agent, "port": attributes.agent_port or None}},
             "spice": {"enabled": attributes.spice, "port": attributes.spice_port or None,
                       "displays": attributes.displays or None},
+            "limits": {name: text if text != "default" else None
+                       for name, text in limits.words(attributes.limits).items()},
+            "access": {"user": attributes.user or None, "key": attributes.key_file or None},
+            "membership": {"group": attributes.member_of or None, "type": attributes.type or None},
         },
         "volumes": [{"name": it.name, "storage": it.storage, "wwn": it.wwn, "serial": it.serial,
                      "bootindex": it.index or None, "path": it.path or None} for it in machine.volumes],

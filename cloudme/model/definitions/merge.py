@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cloudme.errors import UsageError
+from cloudme.model import limits
 from cloudme.model.definitions import identity
 from cloudme.model.definitions.expressions import expand
 from cloudme.model.definitions.nouns import (
@@ -31,6 +32,7 @@ from cloudme.model.definitions.nouns import (
     Volume,
     qmp_socket,
 )
+from cloudme.model.machine import Limits
 
 GATHERED = ("attrs.qmp.sockets.names", "attrs.qmp.sockets.paths")
 """Settings that are lists: every body adds to them."""
@@ -185,8 +187,18 @@ class _Merging:
             qmp=qmp, qmp_sockets=self._sockets() if qmp else (),
             agent=agent, agent_port=self._port("attrs.agent.qemu") if agent else 0,
             spice=spice, spice_port=self._port("attrs.spice", wanted=True) if spice else 0,
-            displays=given("attrs.spice.displays", 0), group=given("privileges.filesystem.group.name", ""),
+            displays=given("attrs.spice.displays", 0), firmware_template=self._firmware("attrs.firmware.template"),
+            limits=self._limits(), user=given("attrs.access.user", ""), key_file=given("attrs.access.key", ""),
+            member_of=given("attrs.membership.group", ""), type=given("attrs.membership.type", ""),
+            group=given("privileges.filesystem.group.name", ""),
             group_id=given("privileges.filesystem.group.id", 0))
+
+    def _limits(self) -> Limits:
+        fields: dict[str, Any] = {}
+        for name in limits.KINDS:
+            if text := self.settings.get(f"attrs.limits.{name}"):
+                fields |= limits.one(name, text)
+        return Limits(**fields)
 
     def _firmware(self, key: str) -> Volume | None:
         """A volume that is an attribute: it has a path, and no identifiers."""

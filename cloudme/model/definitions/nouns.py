@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from cloudme.errors import UsageError
+from cloudme.model.machine import Limits
 from cloudme.model.names import Name
 
 
@@ -181,6 +182,7 @@ class Processor:
 class HostConfiguration:
     """What a host offers to definitions (machina.conf.json).
 
+    accelerator:  kvm, or tcg: what emulates processors that the host does not have.
     broken:  (section, name) of what is in its file, and wrong: it is told once, where it stands.
     """
 
@@ -190,15 +192,21 @@ class HostConfiguration:
     supplies: tuple[Supply, ...] = ()
     processors: Mapping[str, Processor] = field(default_factory=dict)
     tags: Mapping[str, Body] = field(default_factory=dict)
+    accelerator: str = "kvm"
     broken: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """The settings of a merged machine. Numbers that nothing sets are 0, and ports are 0 where there is none."""
+    """The settings of a merged machine. Numbers that nothing sets are 0, and ports are 0 where there is none.
+
+    firmware_template: what the firmware's variables are copied from where there are none yet.
+    user, key_file: how ssh gets in: as whom, and the private key. member_of, type: its group, and what it is there.
+    """
 
     firmware_code: Volume | None = None
     firmware_variables: Volume | None = None
+    firmware_template: Volume | None = None
     processor: str = ""
     sockets: int = 0
     cores: int = 0
@@ -217,6 +225,11 @@ class Attributes:
     displays: int = 0
     group: str = ""
     group_id: int = 0
+    limits: Limits = field(default_factory=Limits)
+    user: str = ""
+    key_file: str = ""
+    member_of: str = ""
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from cloudme.model.launch import Part
 from cloudme.qemu.definitions import devices
 from cloudme.qemu.definitions.disks import SCSI_DISKS, Disks, disks
 from cloudme.qemu.definitions.topology import arranged
-from cloudme.qemu.launch import BINARY
+from cloudme.qemu.launch import BINARY, SANDBOX
 
 ENLIGHTENMENTS = "hv_relaxed,hv_spinlocks=0x1fff,hv_vapic,hv_time"
 """What Windows is told about its hypervisor (QEMU's docs/system/i386/hyperv.rst)."""
@@ -22,6 +22,8 @@ HEADS = {"object": "qom-type", "chardev": "backend", "netdev": "type", "device":
 """The property whose name is left out where it comes first."""
 TPM = ((("-tpmdev", "emulator,id=tpm.0,chardev=tpm.0.socket"),), (("-device", "tpm-crb,tpmdev=tpm.0"),))
 """Its backend, which is swtpm behind a socket, and its device."""
+LOCK = "lock"
+"""QEMU's own file of its pid, which it keeps locked while it lives (util/oslib-posix.c, qemu_write_pidfile)."""
 WWN_TEXT = 18
 """Characters of a World Wide Name of 8 bytes: QEMU's disks have no longer ones."""
 
@@ -30,13 +32,10 @@ WWN_TEXT = 18
 class Ground:
     """What a command line stands on beside the host configuration.
 
-    run:   the folder in which machines have their sockets.
-    up, down:  the programs that put a tap into its bridge and take it out, for networks that name none.
+    run:   the folder in which machines have their sockets, and the lock by which they live.
     """
 
     run: str
-    up: str = "/usr/bin/machina-ifup"
-    down: str = "/usr/bin/machina-ifdown"
 
 
 def argv(options: Iterable[Sequence[str]]) -> list[str]:
@@ -58,7 +57,7 @@ def options(machine: Merged, host: HostConfiguration, ground: Ground) -> list[tu
     parts = [*([Part("object", {"qom-type": "iothread", "id": devices.IOTHREAD})] if _scsi(hardware) else []),
              *found.nodes(), *_chardevs(machine, ground)]
     backend, frontend = TPM if attributes.tpm else ((), ())
-    return [*_head(machine, host, found), *map(option, parts), *backend, *map(option, _taps(machine, host, ground)),
+    return [*_head(machine, host, found, ground), *map(option, parts), *backend, *map(option, _taps(machine)),
             *frontend, *map(option, hardware)]
 
 
@@ -91,12 +90,13 @@ def _scsi(hardware: list[Part]) -> bool:
     return any(part.props.get("iothread") for part in hardware)
 
 
-def _head(machine: Merged, host: HostConfiguration, found: Disks) -> Iterator[tuple[str, ...]]:
+def _head(machine: Merged, host: HostConfiguration, found: Disks, ground: Ground) -> Iterator[tuple[str, ...]]:
     """All that comes before the parts."""
     attributes = machine.attributes
     yield "-uuid", machine.uuid
     yield "-name", machine.name
-    yield from (("-enable-kvm",), ("-nodefaults",), ("-nographic",))
+    yield from ((("-enable-kvm",) if host.accelerator == "kvm" else ("-accel", host.accelerator)),
+                ("-nodefaults",), ("-nographic",))
     yield "-machine", _machine(attributes, found)
     yield "-cpu", _processor(attributes, host)
     counts = [(what, getattr(attributes, what)) for what in ("sockets", "cores", "threads")]
@@ -113,6 +113,8 @@ def _head(machine: Merged, host: HostConfiguration, found: Disks) -> Iterator[tu
         for size in ("ram_size", "vram_size"):
             yield "-global", f"driver=qxl-vga,property={size},value={QXL_BYTES}"
     yield "-boot", "menu=on,reboot-timeout=5000"
+    yield "-pidfile", os.path.join(ground.run, machine.name, LOCK)
+    yield "-sandbox", SANDBOX
 
 
 def _machine(attributes: Attributes, found: Disks) -> str:
@@ -122,7 +124,12 @@ def _machine(attributes: Attributes, found: Disks) -> str:
 
 
 def _processor(attributes: Attributes, host: HostConfiguration) -> str:
-    """Threads of AMD's processors are seen by guests only with topoext (QEMU's docs/system/cpu-models-x86)."""
+    """Threads of AMD's processors are seen by guests only with topoext (QEMU's docs/system/cpu-models-x86).
+
+    An emulated processor has all that QEMU can emulate, and no enlightenments: they are KVM's.
+    """
+    if host.accelerator != "kvm":
+        return "max"
     topoext = ["topoext=on"] * (attributes.threads > 1 and _chosen(attributes, host).brand.lower() == "amd")
     return ",".join(["host", *topoext, *[ENLIGHTENMENTS] * attributes.enlightenments])
 
@@ -150,8 +157,6 @@ def _chardevs(machine: Merged, ground: Ground) -> Iterator[Part]:
         yield Part("chardev", {"backend": "socket", "id": "tpm.0.socket", "path": path})
 
 
-def _taps(machine: Merged, host: HostConfiguration, ground: Ground) -> Iterator[Part]:
+def _taps(machine: Merged) -> Iterator[Part]:
     for index, connection in enumerate(machine.connections):
-        network = host.networks[connection.network]
-        yield devices.tap(index, identity.link(machine.name, connection.name), network.up or ground.up,
-                          network.down or ground.down)
+        yield devices.tap(index, identity.link(machine.name, connection.name))

@@ -1,0 +1,92 @@
+"""systemd, by its programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cloudme.errors import CommandFailed, HostUnavailable, PeerError
+from cloudme.model.ports import Run
+from cloudme.model.systemd import UnitState
+
+ALIVE = "/run/systemd/system"
+"""It is there where systemd is the init (sd_booted(3))."""
+PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "MainPID", "StateChangeTimestamp")
+LOG_LINES = 5
+SYSTEMCTL = ["systemctl", "--no-ask-password"]
+
+
+class Systemd:
+    """Implements `Units`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def running(self) -> bool:
+        return os.path.isdir(ALIVE)
+
+    def states(self, names: Sequence[str]) -> list[UnitState]:
+        if not names:
+            return []
+        self._wanted()
+        said = self._run(["systemctl", "show", "--timestamp=unix", f"--property={','.join(PROPERTIES)}", "--", *names])
+        return [_state(name, block) for name, block in zip(names, said.strip("\n").split("\n\n"), strict=True)]
+
+    def reload(self) -> None:
+        self._call("daemon-reload")
+
+    def enable(self, names: Sequence[str], *, root: str | None = None) -> None:
+        self._files("enable", names, root)
+
+    def disable(self, names: Sequence[str], *, root: str | None = None) -> None:
+        self._files("disable", names, root)
+
+    def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        try:
+            self._call("start", *names, timeout_s=timeout_s)
+        except CommandFailed as error:
+            raise PeerError(f"systemd could not start {', '.join(names)}", hint=self._why(names)) from error
+
+    def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        self._call("stop", *names, timeout_s=timeout_s)
+
+    def reset(self, names: Sequence[str]) -> None:
+        self._call("reset-failed", *names)
+
+    def users(self, path: str, *, root: str | None = None) -> None:
+        self._run(["systemd-sysusers", *([f"--root={root}"] if root else []), path])
+
+    def _files(self, verb: str, names: Sequence[str], root: str | None) -> None:
+        """Links between files, for which no systemd has to run."""
+        if root is None:
+            self._call(verb, *names)
+        else:
+            self._run(["systemctl", f"--root={root}", verb, "--quiet", "--", *names])
+
+    def _call(self, verb: str, *names: str, timeout_s: float = 60) -> None:
+        self._wanted()
+        self._run([*SYSTEMCTL, verb, "--quiet", "--", *names], timeout_s=timeout_s)
+
+    def _wanted(self) -> None:
+        if not self.running():
+            raise HostUnavailable("this host does not run systemd", hint="vmrun runs a machine without it")
+
+    def _why(self, names: Sequence[str]) -> str:
+        """The last that the unit said, where the journal can be read."""
+        failed = next((state.name for state in self.states(names) if state.active == "failed"), names[0])
+        try:
+            said = self._run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}",
+                              f"--unit={failed}"])
+        except CommandFailed:
+            said = ""
+        lines = [line for line in said.splitlines() if line.strip()]
+        return lines[-1] if lines else f"journalctl --unit {failed}"
+
+
+def _state(name: str, block: str) -> UnitState:
+    found = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    since = found.get("StateChangeTimestamp", "").removeprefix("@")
+    return UnitState(
+        name=name, load=found.get("LoadState", ""), active=found.get("ActiveState", ""), sub=found.get("SubState", ""),
+        enabled=found.get("UnitFileState", ""), result=found.get("Result", ""), main_pid=int(found.get("MainPID") or 0),
+        since=float(since) if since.isdigit() and since != "0" else None)
