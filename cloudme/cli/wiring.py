@@ -165,6 +165,7 @@ def _adapters(world: World, outside: Outside) -> Host:
         cgroup,
         clock,
         download,
+        events,
         files,
         iso,
         keys,
@@ -183,9 +184,9 @@ def _adapters(world: World, outside: Outside) -> Host:
     net = netlink.Links(outside, runner)
     groups = cgroup.Groups(runner)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net, groups), groups=groups, net=net, outside=outside,
-        relays=relays.Relays(runner), units=systemd.Systemd(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
-        streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
+        run=runner, qemu=qemu.Qemu(runner, net, groups), events=events.Monitors(), groups=groups, net=net,
+        outside=outside, relays=relays.Relays(runner), units=systemd.Systemd(runner), shell=ssh.Ssh(outside),
+        agent=agent.GuestAgent(), streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
         download=download.Http(), iso=iso.IsoWriter(),
         keys=keys.SshKeys(), files=files.Below(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
-from cloudme.errors import Busy, NotFound, PeerError, TimedOut
+from cloudme.errors import Busy, NotFound, NotPermitted, PeerError, TimedOut
 from cloudme.model.ports import Monitor
 from cloudme.qemu import files
 
@@ -82,8 +83,7 @@ class QmpMonitor:
                 task.cancel()
 
     async def _closed(self) -> None:
-        while self._client.runstate == Runstate.RUNNING:
-            await self._client.runstate_changed()
+        await closed(self._client)
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         fd = os.open(path, (os.O_WRONLY | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
@@ -127,6 +127,41 @@ class QmpMonitor:
         return True
 
 
+async def closed(client: QMPClient) -> None:
+    """Return once QEMU has gone."""
+    while client.runstate == Runstate.RUNNING:
+        await client.runstate_changed()
+
+
+async def connect(client: QMPClient, path: str, timeout_s: float) -> None:
+    """See `connected`. Who owns the socket's folder, as QEMU's own user may, leads us to no other one by a symlink."""
+    try:
+        with _held(path) as address:
+            await asyncio.wait_for(client.connect(address), timeout_s)
+    except TimeoutError:
+        raise Busy(f"the monitor {path} does not answer", hint="somebody else may be connected to it") from None
+    except (ConnectError, OSError) as error:
+        if isinstance(getattr(error, "exc", error), PermissionError):
+            raise NotPermitted(f"this user may not talk with {path}", hint="run it with sudo") from error
+        raise NotFound(f"no QEMU listens on {path}") from error
+
+
+@contextlib.contextmanager
+def _held(path: str) -> Iterator[str]:
+    """The socket itself, by a name that nobody can change. A symlink is followed once, where it is root's or ours."""
+    with contextlib.ExitStack() as living:
+        def opened(name: str) -> int:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            living.callback(os.close, fd)
+            return fd
+
+        fd = opened(path)
+        found = os.fstat(fd)
+        if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
+            fd = opened(os.path.join(os.path.dirname(path), os.readlink("", dir_fd=fd)))
+        yield f"/proc/self/fd/{fd}"
+
+
 @contextlib.contextmanager
 def connected(path: str, timeout_s: float) -> Iterator[QmpMonitor]:
     """Connect and negotiate.
@@ -136,12 +171,7 @@ def connected(path: str, timeout_s: float) -> Iterator[QmpMonitor]:
     client = QMPClient(os.path.basename(path))
     client.logger.disabled = True
     with asyncio.Runner() as runner:
-        try:
-            runner.run(asyncio.wait_for(client.connect(path), timeout_s))
-        except TimeoutError:
-            raise Busy(f"the monitor {path} does not answer", hint="somebody else may be connected to it") from None
-        except ConnectError as error:
-            raise NotFound(f"no QEMU listens on {path}") from error
+        runner.run(connect(client, path, timeout_s))
         try:
             yield QmpMonitor(runner, client, path)
         finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
+from cloudme.errors import CloudMeError
 from cloudme.model.confinement import Confinement
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
@@ -87,6 +88,29 @@ class Monitor(Protocol):
 
     def wait_closed(self, timeout_s: float) -> bool:
         """True once QEMU has gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a QEMU told by itself. time_s: since 1970. data: what it has to say of it, {} for nothing."""
+
+    machine: str
+    time_s: float
+    name: str
+    data: Mapping[str, Json]
+
+
+class Events(Protocol):
+    """What QEMUs tell by themselves."""
+
+    def follow(
+        self, sockets: Mapping[str, str], told: Callable[[Event], None], failed: Callable[[str, CloudMeError], None],
+    ) -> None:
+        """Listen to several at once, and return when all have gone.
+
+        sockets: the monitor of each machine, by its name; they are taken for as long as this lasts.
+        failed:  called for a machine that cannot be listened to, or whose QEMU talks nonsense; the others go on.
+        """
 
 
 class Hypervisor(Protocol):
@@ -207,6 +231,12 @@ class Net(Protocol):
 
     def remove_link(self, name: str) -> None:
         """Missing: nothing."""
+
+    def plug(self, link: str, bridge: str) -> None:
+        """Make a link a port of `bridge`, and set it up. Raises HostUnavailable where one of them is missing."""
+
+    def unplug(self, link: str) -> None:
+        """Set a link down, and take it out of its bridge, if it is in one. Likewise."""
 
     def forwarding(self) -> bool:
         """Whether IPv4 is forwarded here."""
@@ -333,6 +363,7 @@ class Host:
 
     run: Run
     qemu: Hypervisor
+    events: Events
     groups: Groups
     net: Net
     outside: Outside
