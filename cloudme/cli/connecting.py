@@ -6,7 +6,7 @@ import argparse
 
 from cloudme import cli, index, layout, monitors
 from cloudme.cli import definitions, monitoring
-from cloudme.errors import CloudMeError, NotFound, UsageError
+from cloudme.errors import CloudMeError, NotFound
 from cloudme.formats.definitions import Site
 from cloudme.model.definitions import identity
 from cloudme.model.definitions.nouns import Attachment, Merged
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, store: Store, host: Host, *, on: bool) -> int:
 
 
 def wanted(args: argparse.Namespace, store: Store) -> list[Card]:
-    """The cards that are meant, each once. Raises NotFound, UsageError; SpecError for definitions that are needed."""
+    """The cards that are meant, each once. Raises NotFound; SpecError for definitions that are needed."""
     found: list[Card] = []
     site = None
     for text in args.names:
@@ -85,9 +85,7 @@ def _defined(site: Site, text: str) -> list[Card]:
                if text in (f"{machine.name}.{connection.name}", identity.link(machine.name, connection.name))]
     if not matches:
         raise NotFound(f"no machine or link '{text}'", hint="vmcat shows the connections of what is defined")
-    if len(matches) > 1:
-        raise UsageError(f"'{text}' may be a link of {' or '.join(stem for stem, _ in matches)}")
-    ((stem, number),) = matches
+    stem, number = matches[0]  # two links of one name are a mistake, which pick tells
     return [_card(site, site.pick([stem])[0], number)]
 
 
