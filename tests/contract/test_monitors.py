@@ -60,7 +60,7 @@ TREE = """\
 
 @dataclass
 class Machine:
-    """A QEMU with two monitors. said: its first serial port, on which the boot sector writes when the firmware is done."""
+    """A QEMU with two monitors, the second of which is for who listens."""
 
     name: str
     folder: str

@@ -85,10 +85,10 @@ def test_a_link_is_put_into_a_bridge_and_taken_out_as_often_as_one_likes(apart: 
         for _ in range(2):
             links.unplug("vm.0")
             assert (links.links()["vm.0"].master, links.links()["vm.0"].up) == ("", False)
-        with pytest.raises(HostUnavailable, match="no link 'vm.1'"):
-            links.plug("vm.1", "bridge0")
-        with pytest.raises(HostUnavailable, match="no link 'vm.1'"):
-            links.unplug("vm.1")
+        with pytest.raises(HostUnavailable, match="no link 'vm1'"):
+            links.plug("vm1", "bridge0")
+        with pytest.raises(HostUnavailable, match="no link 'vm1'"):
+            links.unplug("vm1")
         for none in ("lo", "bridge1"):
             with pytest.raises(HostUnavailable, match=f"'{none}' is no bridge"):
                 links.plug("vm.0", none)

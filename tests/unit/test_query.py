@@ -172,7 +172,7 @@ def test_sockets_are_tried_in_turn_and_not_that_of_listeners(here: Here) -> None
 
 def test_a_definition_has_sockets_by_its_name_alone_and_systemds_is_left_alone() -> None:
     speaker = monitors.of_definition("test-vm", "/run/machina")
-    assert speaker.commands == ("/run/machina/test-vm/command.0.qmp.socket", "/run/machina/test-vm/command.1.qmp.socket")
+    assert speaker.commands == tuple(f"/run/machina/test-vm/command.{number}.qmp.socket" for number in (0, 1))
     assert speaker.events == speaker.commands[1]
 
 
