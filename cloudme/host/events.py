@@ -44,7 +44,7 @@ async def _listen(machine: str, path: str, told: Callable[[Event], None]) -> Non
     client = QMPClient(machine)
     client.logger.disabled = True
     with client.listener() as events:
-        await qmp.connect(client, path, GREETING_S)
+        await qmp.joined(client, path, GREETING_S)
         closed = asyncio.ensure_future(qmp.closed(client))
         try:
             while not closed.done():

@@ -133,7 +133,7 @@ async def closed(client: QMPClient) -> None:
         await client.runstate_changed()
 
 
-async def connect(client: QMPClient, path: str, timeout_s: float) -> None:
+async def joined(client: QMPClient, path: str, timeout_s: float) -> None:
     """See `connected`. Who owns the socket's folder, as QEMU's own user may, leads us to no other one by a symlink."""
     try:
         with _held(path) as address:
@@ -171,7 +171,7 @@ def connected(path: str, timeout_s: float) -> Iterator[QmpMonitor]:
     client = QMPClient(os.path.basename(path))
     client.logger.disabled = True
     with asyncio.Runner() as runner:
-        runner.run(connect(client, path, timeout_s))
+        runner.run(joined(client, path, timeout_s))
         try:
             yield QmpMonitor(runner, client, path)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -137,20 +138,33 @@ def _cpu(answers: Answers) -> list[Row]:
 
 def _block(answers: Answers) -> list[Row]:
     read = {_device(one): one["stats"] for one in answers["query-blockstats"]}
-    names: dict[Any, Any] = {f"/dev/fdset/{one['fdset-id']}": str(fd["opaque"]).partition(":")[2]
-                             for one in answers["query-fdsets"] for fd in one["fds"] if fd.get("opaque")}
+    names = {f"/dev/fdset/{one['fdset-id']}": str(fd["opaque"]).partition(":")[2]
+             for one in answers["query-fdsets"] for fd in one["fds"] if fd.get("opaque")}
 
     def one(raw: Any) -> Row:
         inserted = raw.get("inserted") or {}
         image = inserted.get("image") or {}
-        file, backing, stats = inserted.get("file"), inserted.get("backing_file"), read.get(_device(raw), {})
-        return {"device": _device(raw), "file": _text(names.get(file, file)), "format": _text(inserted.get("drv")),
-                "size_bytes": _number(image.get("virtual-size")),
+        stats = read.get(_device(raw), {})
+        return {"device": _device(raw), "file": _file(inserted.get("file"), names),
+                "format": _text(inserted.get("drv")), "size_bytes": _number(image.get("virtual-size")),
                 "allocated_bytes": _number(image.get("actual-size")), "read_only": inserted.get("ro"),
-                "backing": _text(names.get(backing, backing)),
+                "backing": _file(inserted.get("backing_file"), names),
                 "read_bytes": _number(stats.get("rd_bytes")), "written_bytes": _number(stats.get("wr_bytes"))}
 
     return [one(raw) for raw in answers["query-block"]]
+
+
+def _file(name: Any, names: Mapping[str, str]) -> str | None:
+    """The file of a disk. QEMU names a chain of nodes by its options, and a file that it was handed by a set's number.
+
+    names:  of the sets.
+    """
+    if name and name.startswith("json:"):
+        node = json.loads(name.removeprefix("json:"))
+        while "filename" not in node:
+            node = node["file"]
+        name = node["filename"]
+    return _text(names.get(name, name))
 
 
 def _device(raw: Any) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import queue
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from cloudme import layout
 from cloudme.host import agent, qmp
 from tests.guest.conftest import Cloud
+from tests.net.conftest import inside as there
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -35,7 +38,7 @@ class Heard:
     """What a vmobserve prints, as it comes."""
 
     def __init__(self, cloud: Cloud, *words: str) -> None:
-        self.process = cloud.popen("vmobserve", "--json", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = cloud.popen("vmobserve", "--json", *words, stdout=subprocess.PIPE)
         self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
@@ -53,14 +56,14 @@ class Heard:
 
     def end(self) -> int:
         """It ends by itself."""
-        status = self.process.wait(PATIENCE_S)
-        self.thread.join()
-        return status
+        return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         self.thread.join()
+        assert self.process.stdout
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -113,9 +116,18 @@ def test_the_other_questions_are_answered_by_the_same_machine(cloud: Cloud, name
 
 
 def reachable(cloud: Cloud, name: str) -> bool:
+    """Whether the guest's ssh takes a connection, or refuses it."""
     address = cloud.machines()[name]["address"]
-    return subprocess.run([*cloud.inside, "ping", "-c", "1", "-W", "2", address], capture_output=True,
-                          check=False).returncode == 0
+
+    def connect() -> bool:
+        with socket.socket() as client:
+            client.settimeout(2)
+            try:
+                return client.connect_ex((address, 22)) in (0, errno.ECONNREFUSED)
+            except TimeoutError:
+                return False
+
+    return there(cloud.world.namespace, connect)
 
 
 def eventually(true: Callable[[], bool]) -> bool:

@@ -26,17 +26,20 @@ PCI = json.loads((DATA / "queries/pci.json").read_text("utf-8"))
 """From a real QEMU; what lspci makes of the same machine lies beside it (pciutils 3.9.0)."""
 
 VD0 = {"qdev": "/machine/peripheral/vd0/virtio-backend", "device": ""}
+CHAIN = "json:" + json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": "/dev/fdset/3"},
+                              "backing": {"driver": "qcow2", "file": {"driver": "file", "filename": "/dev/fdset/4"}}})
 ANSWERS: dict[str, Any] = {
     "query-pci": PCI,
     "query-cpus-fast": [
         {"cpu-index": 0, "thread-id": 31802, "props": {"socket-id": 0, "core-id": 0, "thread-id": 0}},
         {"cpu-index": 1, "thread-id": 31803, "props": {"socket-id": 0, "core-id": 1}}],
     "query-block": [
-        {**VD0, "inserted": {"file": "/dev/fdset/3", "drv": "qcow2", "ro": False, "backing_file": "/base.qcow2",
+        {**VD0, "inserted": {"file": CHAIN, "drv": "qcow2", "ro": False, "backing_file": "/dev/fdset/4",
                              "image": {"virtual-size": 2 << 30, "actual-size": 200704}}},
         {"qdev": "cd\x1b[2J0", "device": ""}],
     "query-blockstats": [{**VD0, "stats": {"rd_bytes": 512, "wr_bytes": 0}}],
-    "query-fdsets": [{"fdset-id": 3, "fds": [{"fd": 9, "opaque": "write:/m/web00/disk.qcow2"}, {"fd": 8}]}],
+    "query-fdsets": [{"fdset-id": 3, "fds": [{"fd": 9, "opaque": "write:/m/web00/disk.qcow2"}, {"fd": 8}]},
+                     {"fdset-id": 4, "fds": [{"fd": 7, "opaque": "read:/base.qcow2"}]}],
     "query-memory-size-summary": {"base-memory": 64 << 20, "plugged-memory": 0},
     "query-balloon": PeerError("QEMU refused 'query-balloon': No balloon device has been activated"),
     "query-memory-devices": [{"type": "dimm", "data": {"id": "dimm0", "size": 1 << 30}}],
