@@ -21,6 +21,7 @@ def speakers(args: argparse.Namespace, store: Store) -> list[Speaker]:
         raise UsageError("a type is one of a group", hint="see --help")
     if not args.names and not args.group:
         machines = [machine for machine in store.machines() if store.is_running(machine)]
+        defined = defined if store.world.data == layout.ROOT_DATA and not store.world.realm else []
     else:
         names = [name for name in args.names if name not in defined]
         ours = argparse.Namespace(**{**vars(args), "names": names})

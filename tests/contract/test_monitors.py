@@ -201,6 +201,28 @@ def test_events_of_several_are_told_until_all_have_gone(host: Host, listener: Ev
     assert list(failed) == ["three"]
 
 
+def test_what_the_one_who_is_told_raises_ends_it(machine: Machine) -> None:
+    """As a pipe that nobody reads any more."""
+    def told(event: Event) -> None:
+        raise BrokenPipeError
+
+    raised: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            events.Monitors().follow({"one": machine.speaker.events}, told, lambda name, error: None)
+        except BrokenPipeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    await_listener(machine, events.Monitors())
+    with qmp.connected(machine.speaker.commands[0], 5) as monitor:
+        monitor.execute("stop")
+    thread.join(PATIENCE_S)
+    assert len(raised) == 1
+
+
 def await_listener(machine: Machine, listener: Events) -> None:
     """Return when the monitor for events is taken: QEMU tells what comes later, and nothing of before."""
     if isinstance(listener, fakes.FakeEvents):
