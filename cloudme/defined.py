@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_interface
 
 from cloudme import claim, layout
@@ -60,36 +61,51 @@ def _nics(merged: Merged, configuration: HostConfiguration, store: Store) -> lis
     return list(found.values())
 
 
-def publish(host: Host, store: Store, merged: Merged, configuration: HostConfiguration) -> Machine:
-    """Make a machine that is defined one of the store, or bring it up to date. Again: the same.
+def publish(
+    host: Host, store: Store, machines: Sequence[Merged], configuration: HostConfiguration,
+) -> list[Machine]:
+    """Make machines that are defined ones of the store, or bring them up to date. Again: the same.
 
-    A machine of ours with its id is adopted: it keeps all that it has, and from now on systemd runs it. In a network of
-    ours a card has the address that the definition says, else one of ours, kept for it.
+    A machine of ours with the id of one is adopted: it keeps all that it has, and from now on systemd runs it. In a
+    network of ours a card has the address that the definition says, else one of ours, kept for it.
     Raises:  AlreadyExists (another machine has the name, or the address), Busy (a machine of ours runs), UsageError.
     """
     if store.world.realm:
         raise UsageError("what systemd runs is in the host's own network", hint="leave --realm out")
-    claim.check_name(merged.definition.name.plain)
     with store.locked():
-        old = _known(store, merged)
-        if old and old.disks:
-            new = dataclasses.replace(old, definition=merged.definition.name)
-        else:
-            new = _addressed(store, machine_of(merged, configuration, store), old)
-        maker = -1 if old else store.claim(host, store.folder(new), layout.MACHINE_RECORD)
-        try:
-            _link(store, new)
-            for nic in () if new.disks else new.nics:
-                if nic.address:
-                    store.reserve(_network(store, nic), new.name, nic.mac, nic.address)
-            for network in {nic.network for nic in old.nics} - {nic.network for nic in new.nics} if old else ():
-                store.release(network, new.name)
-            if new != old:
-                store.publish(new)
-        finally:
-            if maker >= 0:
-                os.close(maker)
+        by_uuid = {machine.uuid: machine for machine in store.machines()}
+        olds = [_known(store, by_uuid, merged) for merged in machines]
+        return [_publish(host, store, merged, configuration, old) for merged, old in zip(machines, olds, strict=True)]
+
+
+def _publish(
+    host: Host, store: Store, merged: Merged, configuration: HostConfiguration, old: Machine | None,
+) -> Machine:
+    if old and old.disks:
+        new = dataclasses.replace(old, definition=merged.definition.name)
+    else:
+        new = _addressed(store, machine_of(merged, configuration, store), old)
+    maker = -1 if old else store.claim(host, store.folder(new), layout.MACHINE_RECORD)
+    try:
+        _link(store, new)
+        if not new.disks:
+            _reserve(store, new, old.nics if old else ())
+        if new != old:
+            store.publish(new)
+    finally:
+        if maker >= 0:
+            os.close(maker)
     return new
+
+
+def _reserve(store: Store, machine: Machine, before: Sequence[Nic]) -> None:
+    """Write the reservations that it lacks, and remove those in networks where it has no card any more."""
+    for nic in machine.nics:
+        there = os.path.exists(os.path.join(store.world.reservations(nic.network), machine.name))
+        if nic.address and not (there and nic in before):
+            store.reserve(_network(store, nic), machine.name, nic.mac, nic.address)
+    for network in {nic.network for nic in before} - {nic.network for nic in machine.nics}:
+        store.release(network, machine.name)
 
 
 def withdraw(store: Store, definition: str) -> Machine | None:
@@ -126,17 +142,17 @@ def refuse(machine: Machine, what: str, hint: str) -> None:
         raise UsageError(f"'{machine.name}' is defined: {what}", hint=hint.replace("NAME", machine.definition))
 
 
-def _known(store: Store, merged: Merged) -> Machine | None:
+def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Machine | None:
     """The machine of the store that this one is."""
     definition, name = merged.definition.name, merged.definition.name.plain
-    for machine in store.machines():
-        if machine.uuid == merged.uuid:
-            if machine.definition not in (None, definition):
-                raise AlreadyExists(f"definition '{machine.definition}' has the id of '{definition}'",
-                                    hint=f"sudo vmunit remove {machine.definition}")
-            if not machine.definition and store.is_running(machine):
-                raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
-            return machine
+    claim.check_name(name)
+    if machine := by_uuid.get(merged.uuid):
+        if machine.definition not in (None, definition):
+            raise AlreadyExists(f"definition '{machine.definition}' has the id of '{definition}'",
+                                hint=f"sudo vmunit remove {machine.definition}")
+        if not machine.definition and store.is_running(machine):
+            raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
+        return machine
     with contextlib.suppress(NotFound):
         other = store.machine(name)
         what = f"that of definition '{other.definition}'" if other.definition else "with another id"

@@ -49,8 +49,8 @@ def named(store: Store, text: str, known: Sequence[str] | None = None) -> str:
     try:
         return cli.one_of(names, text, "machine")
     except NotFound:
-        if (machine := defined.find(store, text)) and machine.name in names:
-            return machine.name
+        if machine := defined.find(store, text):
+            return cli.one_of(names, machine.name, "machine")
         if not store.world.realm and text in index.definitions(store.world.definitions):
             raise NotFound(f"'{text}' is defined, and has no unit yet", hint=f"sudo vmunit generate {text}") from None
         raise

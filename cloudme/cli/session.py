@@ -54,6 +54,7 @@ def _start(args: argparse.Namespace, host: Host, store: Store, machine: Machine)
     if store.is_running(machine):
         return False
     settings = cli.settings(args)
-    cli.tell_accelerator(args, host, settings)
+    if not machine.definition:
+        cli.tell_accelerator(args, host, settings)
     with cli.transaction(args, host) as transaction:
         return bool(power.start(transaction, store, [machine], settings))

@@ -1,0 +1,436 @@
+"""Machines that are defined, as machines of a store: published, listed, started by systemd, withdrawn; with fakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudme import defined, everyone, index, layout
+from cloudme.errors import AlreadyExists, Busy, HostUnavailable, NotFound, PeerError, UsageError
+from cloudme.formats import inventory
+from cloudme.layout import World
+from cloudme.model.hostconfig import Settings
+from cloudme.model.machine import Forward, Machine, Shape
+from cloudme.model.names import Name
+from cloudme.model.network import Network
+from cloudme.model.ports import Host
+from cloudme.model.steps import Transaction
+from cloudme.operations import clones, consoles, exposing, forks, limiting, machines, networks, power, readiness
+from cloudme.store import Store, take_lock
+from tests import fakes
+from tests.conftest import Ended
+from tests.unit.test_clones import instantiate, request, template
+from tests.unit.test_definitions import ID, OTHER, Machina
+
+SETTINGS = Settings()
+LAB = Network(name=Name("lab"), bridge="cmlab", address=IPv4Interface("10.9.0.1/24"), domain="lab.test",
+              dhcp_first=IPv4Address("10.9.0.10"), dhcp_last=IPv4Address("10.9.0.20"))
+HOST = {"network": {"ours": {"device": "cmlab"}, "kvm": {"device": "kvmbr0"}}}
+OURS = {"connections": [{"name": "0", "network": "ours"}]}
+ELSEWHERE = {"connections": [{"name": "0", "network": "kvm", "ip": "192.0.2.7/24"}]}
+
+
+class Systemd(fakes.FakeUnits):
+    """Whose units hold the locks of their machines, as QEMU does. `deaf`: those that end at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: dict[str, int] = {}
+        self.deaf: set[str] = set()
+
+    def start(self, names: Any, *, timeout_s: float = 120) -> None:
+        super().start(names)
+        for name in names:
+            if name in self.deaf:
+                self.active.discard(name)
+                continue
+            lock = layout.machina_lock(name.removeprefix("machina-").removesuffix(".service"))
+            os.makedirs(os.path.dirname(lock), exist_ok=True)
+            self.locks[name] = take_lock(lock)
+
+    def stop(self, names: Any, *, timeout_s: float = 120) -> None:
+        super().stop(names)
+        for name in names:
+            if name in self.locks:
+                os.close(self.locks.pop(name))
+                os.unlink(layout.machina_lock(name.removeprefix("machina-").removesuffix(".service")))
+
+
+@dataclasses.dataclass
+class Site:
+    """A store with a network, a folder of definitions, and a host on which systemd runs."""
+
+    store: Store
+    machina: Machina
+    units: Systemd
+    host: Host
+
+    def define(self, name: str = "vm", **more: Any) -> Machine:
+        """Write a definition, and publish it, with a unit."""
+        attrs = {"memory": {"ram": 1024}, "qmp": {"enabled": True}} | more.pop("attrs", {})
+        self.machina.machine(name, {"id": ID, "attrs": attrs} | more)
+        return self.publish(name)
+
+    def publish(self, name: str = "vm") -> Machine:
+        site = self.machina.read()
+        merged, = site.pick([name])
+        self.units.files[layout.unit(merged.name)] = True
+        return defined.publish(self.host, self.store, [merged], site.host)[0]
+
+    def start(self, *machines: Machine) -> list[Machine]:
+        with Transaction(self.host, lambda line: None) as transaction:
+            return power.start(transaction, self.store, machines, SETTINGS)
+
+    def stop(self, *machines: Machine) -> None:
+        power.stop(self.host, self.store, machines, timeout_s=1, say=lambda line: None)
+
+    @property
+    def qemu(self) -> fakes.FakeHypervisor:
+        assert isinstance(self.host.qemu, fakes.FakeHypervisor)
+        return self.host.qemu
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(home / "machina"))
+    machina = Machina(home)
+    machina.host(HOST)
+    (home / "config").mkdir()
+    (home / "config/machina").symlink_to(machina.folder)
+    units = Systemd()
+    store = Store(World(data=str(home), run=f"{home}/run", config=f"{home}/config"))
+    store.publish_network(LAB)
+    yield Site(store, machina, units, fakes.host(units=units))
+    for lock in units.locks.values():
+        os.close(lock)
+
+
+# the record
+
+def test_a_definition_becomes_a_machine(site: Site) -> None:
+    machine = site.define("Web.00", **OURS, attrs={
+        "cpu": {"sockets": 1, "cores": 4}, "access": {"user": "admin", "key": "/k"},
+        "membership": {"group": "pf1", "type": "web"}, "limits": {"cpus": "1.5"}})
+    assert machine == site.store.machine("web-00")
+    assert (machine.definition, machine.uuid, machine.group, machine.type) == ("Web.00", ID, "pf1", "web")
+    assert (machine.shape, machine.disks, machine.limits.cpus) == (Shape(vcpus=4, ram_mib=1024), (), 1.5)
+    assert (machine.access.user, machine.access.key_file) == ("admin", "/k")
+    assert (machine.nics[0].network, machine.address) == ("lab", "10.9.0.10")
+    assert site.store.reservations("lab") == {"web-00": (machine.nics[0].mac, "10.9.0.10")}
+
+
+def test_what_nobody_says_has_defaults(site: Site) -> None:
+    machine = site.define()
+    assert (machine.group, machine.type) == ("group", "default")
+    assert (machine.access.user, machine.access.key_file) == ("root", None)
+    assert (machine.shape.vcpus, machine.nics, machine.address) == (1, (), None)
+
+
+def test_of_a_card_in_no_network_of_ours_only_the_address_is_kept(site: Site) -> None:
+    machine = site.define(**ELSEWHERE)
+    assert (machine.nics, machine.address, site.store.target(machine).outside) == ((), "192.0.2.7", False)
+
+
+def test_a_card_keeps_its_address_and_one_that_is_said_wins(site: Site) -> None:
+    first = site.define(**OURS)
+    assert site.publish() == first
+    site.machina.machine("vm", {"id": ID, "connections": [{"name": "0", "network": "ours", "ip": "10.9.0.15/24"}]})
+    again = site.publish()
+    assert (again.address, again.created) == ("10.9.0.15", first.created)
+    assert [address for _, address in site.store.reservations("lab").values()] == ["10.9.0.15"]
+    site.machina.machine("vm", {"id": ID})
+    assert site.publish().nics == () and site.store.reservations("lab") == {}
+
+
+def test_two_machines_have_no_address_in_common(site: Site) -> None:
+    site.define("one", **OURS)
+    with pytest.raises(AlreadyExists, match=r"10\.9\.0\.10 is the address of 'one'"):
+        site.define("two", id=OTHER, connections=[{"name": "0", "network": "ours", "ip": "10.9.0.10"}])
+    assert site.define("two", id=OTHER, **OURS).address == "10.9.0.11"
+
+
+def test_links_lead_to_where_systemd_has_it_also_after_a_reboot(site: Site) -> None:
+    site.define()
+    run = site.store.world.machine_run("vm")
+    assert os.readlink(layout.lock(site.store.world.machine("vm"))) == layout.machina_lock("vm")
+    for link in os.listdir(run):
+        os.unlink(f"{run}/{link}")
+    os.rmdir(run)
+    site.publish()
+    assert {link: os.path.basename(os.readlink(f"{run}/{link}")) for link in os.listdir(run)} == {
+        "qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "agent": "agent.socket"}
+
+
+@pytest.mark.parametrize(("name", "realm", "error"), [
+    ("user-joe-00", "", UsageError), ("template-x", "", UsageError), ("vm", "r1", UsageError)])
+def test_what_cannot_be_one_of_the_store_is_refused(site: Site, name: str, realm: str, error: type[Exception]) -> None:
+    world = site.store.world
+    site.store = Store(World(data=world.data, run=world.run, config=world.config, realm=realm))
+    with pytest.raises(error):
+        site.define(name)
+    assert site.store.machines() == []
+
+
+def test_a_name_that_another_machine_has_is_taken(site: Site) -> None:
+    site.define("Web.00")
+    with pytest.raises(AlreadyExists, match=r"there is a machine 'web-00' already, that of definition 'Web\.00'"):
+        site.define("web-00", id=OTHER)
+    template(site.store, site.host)
+    made, = instantiate(site.store, site.host, request(1, "sql"))
+    with pytest.raises(AlreadyExists, match="with another id"):
+        site.define(made.name, id=OTHER.replace("1", "2"))
+
+
+def test_withdrawn_nothing_is_left(site: Site) -> None:
+    machine = site.define(**OURS)
+    site.start(machine)
+    with pytest.raises(Busy, match="'vm' runs"):
+        defined.withdraw(site.store, "vm")
+    site.stop(machine)
+    assert defined.withdraw(site.store, "vm") == machine
+    assert (site.store.machines(), site.store.reservations("lab")) == ([], {})
+    assert not os.path.exists(site.store.world.machine("vm")) and not os.path.exists(site.store.world.machine_run("vm"))
+    assert defined.withdraw(site.store, "vm") is None
+
+
+# adopted
+
+@pytest.fixture
+def ours(site: Site) -> Machine:
+    """A clone that runs, and a definition with its id and name."""
+    template(site.store, site.host)
+    made, = instantiate(site.store, site.host, request(1))
+    site.machina.machine("web00", {"id": made.uuid, "attrs": {"memory": {"ram": 512}}})
+    return made
+
+
+def test_a_machine_of_ours_is_adopted_once_it_is_off_and_given_back(site: Site, ours: Machine) -> None:
+    with pytest.raises(Busy, match="not by systemd"):
+        site.publish("web00")
+    site.stop(ours)
+    adopted = site.publish("web00")
+    assert adopted == dataclasses.replace(ours, definition=adopted.definition) == site.publish("web00")
+    site.start(adopted)
+    assert site.units.said == ["start machina-web00.service"] and site.store.is_running(adopted)
+    site.stop(adopted)
+    assert defined.withdraw(site.store, "web00")
+    assert site.store.machine("web00") == ours
+    assert site.start(ours) == [ours] and layout.lock(site.store.folder(ours)) in site.qemu.running
+
+
+# what is seen
+
+def test_vmrunning_shows_it_as_any_other(site: Site, command: Callable[..., Ended]) -> None:
+    machine = site.define("Web.00", **ELSEWHERE)
+    shown = ["web-00", "group", "default", "192.0.2.7"]
+    assert command("vmrunning", "-a").stdout.split() == [*shown, "stopped", "-"]
+    site.start(machine)
+    os.utime(layout.machina_lock("Web.00"), (1_700_000_000, 1_700_000_000))
+    assert command("vmrunning").stdout.split()[:4] == shown
+    assert json.loads(command("vmrunning", "--json").stdout)[0]["since"] == 1_700_000_000
+
+
+def test_all_users_see_it_too(site: Site) -> None:
+    site.start(site.define(**ELSEWHERE))
+    found, = everyone.listing([everyone.Home(site.store.world.data, "root")])
+    assert (found["name"], found["state"], found["address"]) == ("vm", "running", "192.0.2.7")
+
+
+def test_a_definition_without_a_record_waits_for_its_unit(site: Site, command: Callable[..., Ended]) -> None:
+    site.define("Web.00")
+    for name in ("b", "a", ".hidden"):
+        site.machina.machine(name, "not read")
+    (site.machina.machines / "x.conf.json.bak").touch()
+    assert [line.split() for line in command("vmrunning", "-a").stdout.splitlines()] == [
+        ["web-00", "group", "default", "-", "stopped", "-"], *([name, *"---", "defined", "-"] for name in "ab")]
+    assert command("vmrunning", "-a", "--realm", "r1").stdout == command("vmrunning").stdout == ""
+    said = "no unit yet\nvmstart: (sudo vmunit generate a)\n"
+    assert command("vmstart", "a") == Ended(66, "", f"vmstart: 'a' is defined, and has {said}")
+    assert command("vm", "a").status == 66
+
+
+def test_it_is_found_by_the_name_of_its_definition(site: Site, command: Callable[..., Ended]) -> None:
+    site.define("Web.00")
+    said = "vm: 'web-00' does not run\nvm: (vm web-00 starts it, vmlogs web-00 shows what it said last)\n"
+    assert command("vm", "--no-start", "Web.00") == command("vm", "--no-start", "web-00") == Ended(66, "", said)
+    assert command("vm", "--no-start", "Web.00", "-g", "other").stderr.startswith("vm: no machine 'web-00'")
+
+
+def test_inventory_tells_how_to_get_in(site: Site) -> None:
+    machine = site.define(**ELSEWHERE)
+    found = inventory.variables(machine, site.store.target(machine))
+    assert (found["ansible_host"], found["ansible_user"]) == ("192.0.2.7", "root")
+    assert "ansible_ssh_private_key_file" not in found and "IdentitiesOnly" not in found["ansible_ssh_common_args"]
+
+
+def test_it_is_awaited_like_any_other(site: Site) -> None:
+    """By an agent that is called otherwise, and is a port of the host's, as the seed has it."""
+    class Monitor(fakes.FakeMonitor):
+        def execute(self, command: str, **arguments: Any) -> Any:
+            return [{"label": "guestagent", "frontend-open": True}]
+
+    machine = site.define()
+    site.start(machine)
+    site.qemu.told = Monitor()
+    for goal in ("booted", "agent"):
+        readiness.wait(site.host, site.store, [machine], goal, timeout_s=1, say=lambda line: None)
+    with pytest.raises(NotFound, match="has no address of ours"):
+        readiness.wait(site.host, site.store, [machine], "ssh", timeout_s=1, say=lambda line: None)
+    site.stop(machine)
+    with pytest.raises(PeerError, match="it is not running"):
+        readiness.wait(site.host, site.store, [machine], "booted", timeout_s=1, say=lambda line: None)
+
+
+def test_a_wait_for_ssh_that_runs_out_needs_no_network_of_ours(site: Site) -> None:
+    machine = site.define(**ELSEWHERE)
+    site.start(machine)
+    shell = fakes.FakeShell()
+    shell.probe = lambda target, *, timeout_s=5: "silent"  # type: ignore[method-assign]
+    site.host = dataclasses.replace(site.host, shell=shell)
+    with pytest.raises(Busy, match="vm did not reach 'ssh'"):
+        readiness.wait(site.host, site.store, [machine], "ssh", timeout_s=0, say=lambda line: None)
+
+
+# power
+
+def test_systemd_starts_and_stops_it_beside_the_others(site: Site, ours: Machine) -> None:
+    site.stop(ours)
+    machine = site.define()
+    assert site.start(machine, ours) == [machine, ours] and site.start(machine, ours) == []
+    site.stop(machine, ours)
+    assert site.units.said == ["start machina-vm.service", "stop machina-vm.service"]
+    assert site.qemu.pressed == [f"{layout.machina_run()}/vm/command.1.qmp.socket"]
+    assert not site.store.is_running(machine) and site.qemu.running == {}
+
+
+def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
+    one, two = site.define("one"), site.define("two", id=OTHER)
+    site.units.deaf.add(layout.unit("two"))
+    with pytest.raises(PeerError, match="'two' ended at once"):
+        site.start(one, two)
+    assert not site.store.is_running(one) and "stop machina-one.service" in site.units.said
+
+
+def test_without_a_unit_or_systemd_it_is_said_what_to_type(site: Site) -> None:
+    machine = site.define()
+    site.units.files.clear()
+    with pytest.raises(NotFound) as caught:
+        site.start(machine)
+    assert caught.value.hint == "sudo vmunit generate vm"
+    site.units.there = False
+    with pytest.raises(HostUnavailable) as there:
+        site.start(machine)
+    assert there.value.hint == "vmrun vm"
+
+
+def test_who_runs_it_without_systemd_can_stop_it_all_the_same(site: Site) -> None:
+    machine = site.define()
+    site.units.there = False
+    site.stop(machine)
+    site.qemu.deaf = {"vm"}
+    with pytest.raises(Busy, match="vm could not be powered down"):
+        site.stop(machine)
+
+
+def test_a_dry_run_tells_the_unit(site: Site) -> None:
+    said: list[str] = []
+    with Transaction(site.host, said.append, dry_run=True) as transaction:
+        power.start(transaction, site.store, [site.define()], SETTINGS)
+    assert said == ["start vm (systemd: machina-vm.service)"] and site.units.said == []
+
+
+# what it does not have
+
+def test_what_its_definition_decides_is_not_changed_here(site: Site, command: Callable[..., Ended]) -> None:
+    machine = site.define("Web.00")
+    store, host = site.store, site.host
+    for refused, hint in (
+        (lambda: limiting.changed(host, store, machine, "cpus=1"), "vmunit generate Web.00"),
+        (lambda: machines.changed(host, store, machine, machines.Change(address="10.9.0.3"), SETTINGS), "Web.00"),
+        (lambda: forks.check(host, store, machine), "vmcat Web.00"),
+        (lambda: consoles.taken(host, store, machine), "vmcat Web.00"),
+        (lambda: clones.destroy(Transaction(host, print), store, [machine]), "vmdestroy Web.00"),
+    ):
+        with pytest.raises(UsageError, match="'web-00' is defined: ") as caught:
+            refused()
+        assert hint in str(caught.value.hint)
+    assert command("vmstop", "-d", "-y", "web-00") == Ended(
+        64, "", "vmstop: 'web-00' is defined: its disks are its definition's\nvmstop: (vmdestroy Web.00)\n")
+    assert command("vmlogs", "web-00") == Ended(
+        64, "", "vmlogs: 'web-00' is defined: it has no serial console, and what QEMU says is in the journal\n"
+        "vmlogs: (journalctl --unit machina-Web.00.service)\n")
+
+
+def test_ports_of_the_host_lead_to_it(site: Site) -> None:
+    machine = site.define(**OURS)
+    site.start(machine)
+    forward = Forward(protocol="tcp", address="127.0.0.1", port=8080, guest_port=80)
+    with Transaction(site.host, lambda line: None) as transaction:
+        assert exposing.expose(transaction, site.store, "vm", forward)
+    assert isinstance(site.host.relays, fakes.FakeRelays) and len(site.host.relays.serving) == 1
+    assert site.publish().forwards == (forward,)
+
+
+def test_a_network_that_it_has_a_card_in_stays(site: Site) -> None:
+    site.define("Web.00", **OURS)
+    with (pytest.raises(Busy) as caught, Transaction(site.host, lambda line: None) as transaction):
+        networks.delete(transaction, site.store, "lab")
+    assert caught.value.hint == "vmunit remove Web.00"
+
+
+# its QEMU owns the folder of its lock
+
+def planted(site: Site, kind: str) -> str:
+    """The lock of a machine whose QEMU has put something in its place."""
+    site.define()
+    lock = Path(layout.machina_lock("vm"))
+    lock.parent.mkdir(parents=True)
+    victim = Path(site.store.world.data, "victim")
+    match kind:
+        case "link":
+            victim.touch()
+            lock.symlink_to(victim)
+        case "link-to-nowhere":
+            lock.symlink_to(victim)
+        case "fifo":
+            os.mkfifo(lock)
+        case "folder":
+            lock.mkdir()
+    return str(victim)
+
+
+@pytest.mark.parametrize("kind", ["link", "link-to-nowhere", "fifo", "folder", ""])
+def test_what_it_plants_there_is_not_followed(site: Site, kind: str) -> None:
+    victim = planted(site, kind)
+    mine = take_lock(victim) if kind == "link" else -1
+    folder = site.store.world.machine("vm")
+    assert index.state(folder, layout.MACHINE_RECORD) == "stopped" and not index.held(layout.machina_lock("vm"))
+    with pytest.raises(Busy, match="systemd"):
+        take_lock(layout.lock(folder))
+    assert os.path.exists(victim) == (kind == "link")
+    found, = everyone.listing([everyone.Home(site.store.world.data, "root")], every=True)
+    assert found["state"] == "stopped"
+    if mine >= 0:
+        os.close(mine)
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "{run}/../lock", "{run}/lock", "{run}/vm/sub/lock", "lock"])
+def test_only_links_into_a_machines_folder_are_ours(site: Site, target: str) -> None:
+    link = os.path.join(site.store.world.data, "link")
+    os.symlink(target.format(run=layout.machina_run()), link)
+    assert index.behind(link) == link
+
+
+def test_debris_with_such_a_link_is_cleaned_and_nobody_is_killed(site: Site) -> None:
+    machine = site.define()
+    site.start(machine)
+    os.unlink(site.store.world.machine_record("vm"))
+    assert site.publish() == dataclasses.replace(machine, created=site.store.machine("vm").created)
+    assert site.store.is_running(machine)
