@@ -35,7 +35,7 @@ BANDWIDTH = 1 << 40
 
 def check(host: Host, store: Store, machine: Machine) -> None:
     """Raises Busy where it does not run, HostUnavailable where it is of a kind that cannot be forked."""
-    defined.refuse(machine, "its hardware is not what forks have", "vmfork is for clones of a template; vmunit remove NAME makes one of ours of it again")
+    defined.refuse(machine, "only clones of templates have what a fork needs", "vminstantiate makes some")
     if not store.is_running(machine):
         raise Busy(f"'{machine.name}' does not run", hint=f"vm {machine.name} starts it")
     why = ""
