@@ -33,9 +33,6 @@ MACHINA_RUN = "/run/machina"
 
 ROOT_DATA, ROOT_RUN, ROOT_CONFIG = "/var/lib/cloudme", "/run/cloudme", "/etc/cloudme"
 
-UNITS = "/etc/systemd/system"
-"""Where units are whose administrator is the host's (systemd.unit(5))."""
-
 WARM = "warm"
 RAM = "ram"
 STATE = "state"
@@ -277,10 +274,6 @@ def unit(machine: str, kind: str = "") -> str:
     return f"machina-{kind}-{machine}.service" if kind else f"machina-{machine}.service"
 
 
-def unit_file(machine: str, kind: str = "", root: str | None = None) -> str:
-    return os.path.join(root or "/", UNITS.lstrip("/"), unit(machine, kind))
-
-
 def machina_run() -> str:
     """MACHINA_RUN. CLOUDME_MACHINA_RUN names another folder, for tests."""
     return os.environ.get("CLOUDME_MACHINA_RUN") or MACHINA_RUN
@@ -293,13 +286,9 @@ def machina_lock(machine: str) -> str:
 
 def machina_sockets(machine: str) -> dict[str, str]:
     """What a machine's sockets are called in its run folder -> where they are, once it is defined."""
-    names = {"qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "agent": "agent.socket"}
+    names = {"qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "qmp.2": "command.1.qmp.socket",
+             "agent": "agent.socket"}
     return {role: os.path.join(machina_run(), machine, name) for role, name in names.items()}
-
-
-def prepared(machine: str) -> str:
-    """Root's notes of what was made for a machine that is defined, to be taken away. No machine's folder has a dot."""
-    return os.path.join(ROOT_RUN, "machina.prepared", f"{machine}.json")
 
 
 def text_templates() -> str:

@@ -84,7 +84,8 @@ def test_links_lead_to_where_systemd_has_it_also_after_a_reboot(site: Site) -> N
     os.rmdir(run)
     site.publish()
     assert {link: os.path.basename(os.readlink(f"{run}/{link}")) for link in os.listdir(run)} == {
-        "qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "agent": "agent.socket"}
+        "qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "qmp.2": "command.1.qmp.socket",
+        "agent": "agent.socket"}
 
 
 @pytest.mark.parametrize(("name", "realm", "error"), [
