@@ -269,9 +269,9 @@ def definitions(root: str | None) -> str:
     return folder if os.path.isdir(folder) else "."
 
 
-def unit(machine: str, kind: str = "") -> str:
-    """The unit of a machine that is defined. kind: '' or 'swtpm', for the process of its TPM."""
-    return f"machina-{kind}-{machine}.service" if kind else f"machina-{machine}.service"
+def unit(machine: str) -> str:
+    """The unit of a machine that is defined, by the name of its definition."""
+    return f"machina-{machine}.service"
 
 
 def machina_run() -> str:
