@@ -136,6 +136,7 @@ class FakeMonitor:
 class FakeHypervisor:
     """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
 
+    pressed: the monitors by which machines were shut down. deaf: those who do not go.
     refused: what is raised for a monitor, by a part of its path.
     """
 
@@ -147,6 +148,8 @@ class FakeHypervisor:
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
+    pressed: list[str] = field(default_factory=list)
+    deaf: set[str] = field(default_factory=set)
     refused: dict[str, CloudMeError] = field(default_factory=dict)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
@@ -166,6 +169,10 @@ class FakeHypervisor:
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
             self.kill(machine.lock)
+
+    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        self.pressed += [machine.monitor for machine in machines]
+        return [machine.name for machine in machines if machine.name in self.deaf]
 
     def bury(self, uuid: str) -> None:
         self.buried.append(uuid)

@@ -37,25 +37,24 @@ def wanted(args: argparse.Namespace, store: Store) -> list[Card]:
     found: list[Card] = []
     site = None
     for text in args.names:
-        mine = _ours(store, text)
-        if mine is None:
+        name, dot, connection = text.partition(".")
+        machine = store.machine(name) if name in index.names(store.world.machines) else None
+        if machine and not machine.definition:
+            mine = _ours(store, machine, connection if dot else None)
+        else:
             site = site or _site(args, text)
-            mine = _defined(site, text)
+            mine = _defined(site, f"{machine.definition}{dot}{connection}" if machine else text)
         found += [card for card in mine if card not in found]
     return found
 
 
-def _ours(store: Store, text: str) -> list[Card] | None:
-    """Those of a machine of ours; a card is its number, or its network. None where it is none. Raises NotFound."""
-    name, dot, connection = text.partition(".")
-    if name not in index.names(store.world.machines):
-        return None
-    machine = store.machine(name)
+def _ours(store: Store, machine: Machine, connection: str | None) -> list[Card]:
+    """Those of a machine of ours; a card is its number, or its network. Raises NotFound."""
     found = [card for number, card in enumerate(_cards(store, machine))
-             if not dot or connection in (str(number), machine.nics[number].network)]
+             if connection in (None, str(number), machine.nics[number].network)]
     if not found:
         networks = ", ".join(f"{number} ({nic.network})" for number, nic in enumerate(machine.nics))
-        raise NotFound(f"'{name}' has no card '{connection}'" if dot else f"'{name}' has no card",
+        raise NotFound(f"'{machine.name}' has no card" + (f" '{connection}'" if connection is not None else ""),
                        hint=f"there is: {networks}" if networks else None)
     return found
 
@@ -92,5 +91,5 @@ def _defined(site: Site, text: str) -> list[Card]:
 def _card(site: Site, machine: Merged, number: int) -> Card:
     connection = machine.connections[number]
     link = identity.link(machine.name, connection.name)
-    return Card(link, monitors.of_definition(machine.name, layout.MACHINA_RUN), f"net.{number}", link,
+    return Card(link, monitors.of_definition(machine.name, layout.machina_run()), f"net.{number}", link,
                 site.host.networks.get(connection.network, Attachment()))

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudme.errors import Busy, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.host import sockets
 from cloudme.model.ports import Monitor
 from cloudme.qemu import files
 
@@ -134,32 +134,16 @@ async def closed(client: QMPClient) -> None:
 
 
 async def joined(client: QMPClient, path: str, timeout_s: float) -> None:
-    """See `connected`. Who owns the socket's folder, as QEMU's own user may, leads us to no other one by a symlink."""
+    """Connect a client and negotiate. Raises NotFound, Busy; NotPermitted."""
     try:
-        with _held(path) as address:
-            await asyncio.wait_for(client.connect(address), timeout_s)
+        with sockets.reached(path) as own:
+            await asyncio.wait_for(client.connect(own), timeout_s)
     except TimeoutError:
         raise Busy(f"the monitor {path} does not answer", hint="somebody else may be connected to it") from None
+    except PermissionError as error:
+        raise NotPermitted(f"{path}: {error.strerror}", hint="run it with sudo") from error
     except (ConnectError, OSError) as error:
-        if isinstance(getattr(error, "exc", error), PermissionError):
-            raise NotPermitted(f"this user may not talk with {path}", hint="run it with sudo") from error
         raise NotFound(f"no QEMU listens on {path}") from error
-
-
-@contextlib.contextmanager
-def _held(path: str) -> Iterator[str]:
-    """The socket itself, by a name that nobody can change. A symlink is followed once, where it is root's or ours."""
-    with contextlib.ExitStack() as living:
-        def opened(name: str) -> int:
-            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            living.callback(os.close, fd)
-            return fd
-
-        fd = opened(path)
-        found = os.fstat(fd)
-        if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
-            fd = opened(os.path.join(os.path.dirname(path), os.readlink("", dir_fd=fd)))
-        yield f"/proc/self/fd/{fd}"
 
 
 @contextlib.contextmanager

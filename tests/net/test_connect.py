@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,38 +19,24 @@ from cloudme.model.definitions import identity
 from tests.conftest import ROOT
 from tests.net.conftest import Apart
 
+NAME = "a-rather-long-machine"
 ID = "8b18191a-234f-45ce-b43c-b46e28cd2f70"
 PATIENCE_S = 60
 
 
-@pytest.fixture
-def name() -> Iterator[str]:
-    """Of a machine with a folder for its sockets: too long for its link to be called so."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make network namespaces")
-    name = f"connected-{os.getpid()}"
-    folder = Path(layout.MACHINA_RUN, name)
-    folder.mkdir(parents=True)
-    try:
-        yield name
-    finally:
-        shutil.rmtree(folder)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
-
-
-def defined(root: Path, name: str) -> None:
+def defined(root: Path) -> None:
     folder = root / "etc/machina"
     (folder / "machine.conf.d").mkdir(parents=True)
     (folder / "machina.conf.json").write_text(json.dumps({"network": {"lan": {"device": "bridge0"}}}), "utf-8")
-    (folder / f"machine.conf.d/{name}.conf.json").write_text(json.dumps({
+    (folder / f"machine.conf.d/{NAME}.conf.json").write_text(json.dumps({
         "id": ID, "attrs": {"memory": {"ram": 64}, "qmp": {"enabled": True}},
         "connections": [{"name": "0", "network": "lan"}]}), "utf-8")
 
 
 @contextlib.contextmanager
-def running(name: str, link: str) -> Iterator[None]:
-    path = Path(layout.MACHINA_RUN, name, "command.0.qmp.socket")
+def running(link: str) -> Iterator[None]:
+    path = Path(layout.machina_run(), NAME, "command.0.qmp.socket")
+    path.parent.mkdir(parents=True)
     process = subprocess.Popen([
         "qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-accel", "tcg", "-m", "64", "-S",
         "-netdev", f"tap,id=net.0,ifname={link},script=no,downscript=no", "-device", "virtio-net-pci,netdev=net.0",
@@ -67,14 +52,17 @@ def running(name: str, link: str) -> Iterator[None]:
         process.wait()
 
 
-def test_a_tap_leaves_its_bridge_and_comes_back(apart: Apart, name: str, tmp_path: Path, home: Path) -> None:
+def test_a_tap_leaves_its_bridge_and_comes_back(
+    apart: Apart, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is missing")
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", f"{home}/machina")
     runner = run.Programs()
     links = netlink.Links(outside.Here(runner), runner)
-    link = identity.link(name, "0")
+    link = identity.link(NAME, "0")
     assert "." not in link
-    defined(tmp_path, name)
+    defined(tmp_path)
 
     def call(program: str, *words: str) -> str:
         ended = subprocess.run([sys.executable, str(ROOT / "bin" / program), *words, "--root", str(tmp_path)],
@@ -85,14 +73,14 @@ def test_a_tap_leaves_its_bridge_and_comes_back(apart: Apart, name: str, tmp_pat
         links.add_bridge("bridge0", "52:54:00:00:00:01")
         runner(["ip", "tuntap", "add", link, "mode", "tap", "vnet_hdr"])
         links.plug(link, "bridge0")
-        with running(name, link):
-            for word in (name, f"{name}.0", link):
+        with running(link):
+            for word in (NAME, f"{NAME}.0", link):
                 assert call("vmdisconnect", word) == f"0 {link}: disabled\n"
                 assert (links.links()[link].master, links.links()[link].up) == ("", False)
                 assert call("vmconnect", word) == f"0 {link}: enabled\n"
                 assert (links.links()[link].master, links.links()[link].up) == ("bridge0", True)
             links.remove_link("bridge0")
-            assert call("vmconnect", name).startswith(f"69 vmconnect: {link}: 'bridge0' is no bridge here")
-        assert call("vmdisconnect", name).startswith(f"75 vmdisconnect: {link}: '{name}' does not run")
+            assert call("vmconnect", NAME).startswith(f"69 vmconnect: {link}: 'bridge0' is no bridge here")
+        assert call("vmdisconnect", NAME).startswith(f"75 vmdisconnect: {link}: '{NAME}' does not run")
 
     apart(look)

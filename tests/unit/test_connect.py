@@ -12,7 +12,7 @@ from cloudme import cli
 from cloudme.cli import connecting
 from cloudme.errors import CommandFailed, HostUnavailable, NotFound, PeerError
 from cloudme.model.machine import Nic
-from cloudme.model.names import Name
+from cloudme.model.names import DefinitionName, Name
 from cloudme.model.network import Link
 from cloudme.store import Store
 from tests import fakes
@@ -77,6 +77,13 @@ def test_words_mean_machines_cards_and_links(here: Here, word: str, said: list[s
     for _ in range(2):
         assert here.call("vmconnect", word, word).stdout.splitlines() == [f"{link}: enabled" for link in said]
         assert here.links == dict.fromkeys(netdevs, True)
+
+
+def test_the_record_of_what_is_defined_leads_to_its_definition(here: Here) -> None:
+    os.makedirs(here.store.world.machine("short"))
+    here.store.publish(dataclasses.replace(machine("short"), definition=DefinitionName(LONG), nics=()))
+    for word in ("short", "short.0"):
+        assert here.call("vmdisconnect", word).stdout == f"{DIGEST}: disabled\n"
 
 
 def test_the_tap_of_a_definition_leaves_its_bridge_and_comes_back(here: Here) -> None:
