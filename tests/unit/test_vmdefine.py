@@ -84,12 +84,13 @@ def test_a_machine_of_ours_goes_round(define: Define, command: Define, machina: 
     assert attributes["membership"] == {"group": "pf1", "type": "web"}
     assert attributes["access"] == {"user": "root", "key": f"{world.world.template('debian')}/ssh_key"}
     assert (attributes["cpu"]["cores"], attributes["memory"]["ram"]) == (1, 512)
-    assert (attributes["limits"]["cpus"], attributes["limits"]["tasks"], attributes["limits"]["io"]) == ("1.5", "300", None)
+    assert [attributes["limits"][kind] for kind in ("cpus", "tasks", "io")] == ["1.5", "300", None]
     assert attributes["agent"]["qemu"] == {"enabled": True, "port": None}
     assert attributes["qmp"]["enabled"]
     assert json.loads((machina.folder / "machina.conf.json").read_text()) == {
         "storage": {
-            "cloudme": {"path": world.world.machines, "pattern": "${machine-name}/${volume}.qcow2", "type": "qcow2-block"},
+            "cloudme": {"path": world.world.machines, "pattern": "${machine-name}/${volume}.qcow2",
+                        "type": "qcow2-block"},
             "cloudme-seed": {"path": world.world.machines, "pattern": "${machine-name}/${volume}.iso",
                              "type": "raw-block", "readonly": True}},
         "network": {"default": {"device": "br7"}}}
@@ -166,12 +167,15 @@ def test_what_the_host_has_stays_to_the_last_blank(define: Define, machina: Mach
 
 
 @pytest.mark.parametrize("given", [
-    "{}", "{ }\n", '{"tag": {}}', '{"storage": {}}', '{"storage": null, "network": {}}', '{"Storage": {"x": {"path": "/", "type": "raw"}}}',
-    '{\n    "storage": {\n    },\n    "tag": {"a": {"vars": {"}": "{\\"", "b": "[,"}}}\n}\n', '\ufeff{\r\n\t"tag": {}\r\n}\r\n',
+    "{}", "{ }\n", '{"tag": {}}', '{"storage": {}}', '{"storage": null, "network": {}}',
+    '{"Storage": {"x": {"path": "/", "type": "raw"}}}',
+    '{\n    "storage": {\n    },\n    "tag": {"a": {"vars": {"}": "{\\"", "b": "[,"}}}\n}\n',
+    '\ufeff{\r\n\t"tag": {}\r\n}\r\n',
     '{"network":{"a":{"device":"b"}},"storage":{\n "x":{"path":"/","type":"raw"}}}',
 ])
 def test_entries_are_put_into_whatever_is_there(given: str) -> None:
-    wanted: dict[str, Any] = {"storage": {"p": {"path": "/p", "type": "raw"}, "q": {"path": "/q", "type": "raw"}}, "network": {"n": {}}}
+    pools = {name: {"path": f"/{name}", "type": "raw"} for name in "pq"}
+    wanted: dict[str, Any] = {"storage": pools, "network": {"n": {}}}
     after = documents.load(written.with_entries(given, wanted).encode(), ".json")
     before = documents.load(given.encode(), ".json")
     for section, entries in wanted.items():
