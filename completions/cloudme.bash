@@ -211,6 +211,13 @@ _cloudme_vmdefine() {
 }
 complete -F _cloudme_vmdefine vmdefine
 
+_cloudme_vmdestroy() {
+    _cloudme_answer '--yes-destroy --keep-readonly --host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--yes-destroy:none --host-config:files --root:folders --realm:realms' \
+        'definitions'
+}
+complete -F _cloudme_vmdestroy vmdestroy
+
 _cloudme_vmexpose() {
     _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines --address:none --remove:none --realm:realms' \
