@@ -19,54 +19,11 @@ from cloudme.model.ports import Host
 from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.conftest import Ended
+from tests.disks import Disks, based
 from tests.unit import test_vmrunning
-from tests.unit.test_definitions import ID, OTHER, Machina
+from tests.unit.test_definitions import ID
 
 Destroy = Callable[..., Ended]
-
-
-class Disks(Machina):
-    """A host with pools of most kinds, whose paths are real ones; the machine vm with a file in each."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.data = folder / "data"
-        self.pools: dict[str, Any] = {
-            kind: {"path": f"{self.data}/{kind}", "pattern": "${machine-name}/os/${volume}." + kind, "type": kind}
-            for kind in ("raw", "qcow2", "firmware", "tpm-data")}
-        self.pools |= {name: {"path": f"{self.data}/{name}", "type": kind, "readonly": readonly}
-                       for name, kind, readonly in (("iso", "iso-scsi", False), ("golden", "raw", True),
-                                                    ("code", "firmware", True))}
-        self.host({"storage": self.pools})
-        self.machine("vm", {"attrs": {
-            "firmware": {"code": {"name": "ovmf", "storage": "code"}, "vars": {"name": "vars", "storage": "firmware"}},
-            "tpm": {"enabled": True, "data": {"name": "tpm", "storage": "tpm-data"}}},
-            "volumes": [{"name": "os", "storage": "raw"}, {"name": "data", "storage": "qcow2"}]})
-        for path in ("code/ovmf.firmware", "firmware/vm/os/vars.firmware", "raw/vm/os/os.raw", "qcow2/vm/os/data.qcow2",
-                     "tpm-data/vm/os/tpm.tpm-data/tpm2-00.permall", "raw/bystander.raw"):
-            self.put(path)
-
-    def put(self, path: str, content: bytes = b"x" * 2048) -> Path:
-        whole = self.data / path
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        whole.write_bytes(content)
-        return whole
-
-    def other(self, volumes: list[dict[str, Any]], name: str = "other") -> None:
-        self.machine(name, {"id": OTHER, "volumes": volumes})
-
-    def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder.parents[1])) for path in self.folder.parents[1].rglob("*")
-                      if not path.is_dir() or path.is_symlink())
-
-
-def based(name: str) -> bytes:
-    """The head of a qcow2 file that stands on another."""
-    head = bytearray(1024)
-    head[:4] = b"QFI\xfb"
-    head[4:8], head[8:16], head[16:20] = (2).to_bytes(4), (512).to_bytes(8), len(name.encode()).to_bytes(4)
-    head[512:512 + len(name.encode())] = name.encode()
-    return bytes(head)
 
 
 @pytest.fixture
@@ -227,20 +184,13 @@ def test_not_while_a_file_is_in_use(destroy: Destroy, disks: Disks, path: str) -
     assert destroy(*YES).status == 0
 
 
-@pytest.mark.parametrize("how", ["the same path", "a link", "by another pool"])
-def test_not_where_another_definition_has_the_volume(destroy: Destroy, disks: Disks, how: str) -> None:
-    pools = disks.pools | {"mine": {"path": f"{disks.data}/raw/vm/os", "type": "raw"},
-                           "links": {"path": f"{disks.data}/links", "type": "raw"}}
-    disks.host({"storage": pools})
+@pytest.mark.parametrize(("folder", "name"), [("raw/vm/os", "os"), ("links", "l"), ("again/os", "os")])
+def test_not_where_another_definition_has_the_volume(destroy: Destroy, disks: Disks, folder: str, name: str) -> None:
+    disks.host({"storage": disks.pools | {"mine": {"path": f"{disks.data}/{folder}", "type": "raw"}}})
     (disks.data / "links").mkdir()
     (disks.data / "links/l.raw").symlink_to("../raw/vm/os/os.raw")
     (disks.data / "again").symlink_to("raw/vm")
-    volume = {"the same path": {"name": "os", "storage": "mine"}, "a link": {"name": "l", "storage": "links"},
-              "by another pool": {"name": "../os", "storage": "mine"}}[how]
-    if how == "by another pool":
-        disks.host({"storage": pools | {"mine": {"path": f"{disks.data}/again/os", "type": "raw"}}})
-        volume = {"name": "os", "storage": "mine"}
-    disks.other([volume])
+    disks.other([{"name": name, "storage": "mine"}])
     ended = refused(destroy, disks, *YES, "--keep-readonly")
     assert (ended.status, "os.raw is shared: the definition 'other' has it, too" in ended.stderr) == (77, True)
 
