@@ -66,7 +66,7 @@ def _place(args: argparse.Namespace, host: Host) -> Place:
     folder = layout.definitions(args.root, to_write=True)
     host_file = args.host_config or definitions.host_file(folder)
     accelerator = "" if cli.settings(args).accel != "tcg" and host.qemu.kvm_usable() else "tcg"
-    return Place(folder=folder, run=layout.MACHINA_RUN, accelerator=accelerator,
+    return Place(folder=folder, run=layout.machina_run(), accelerator=accelerator,
                  host_file=host_file or os.path.join(folder, f"{layout.HOST_CONFIGURATION}.json"))
 
 

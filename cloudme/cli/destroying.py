@@ -43,10 +43,10 @@ def _place(args: argparse.Namespace) -> Place:
     from cloudme.store import Store
 
     if args.root is None:
-        return Place(root="", run=layout.MACHINA_RUN, store=cli.store(args))
+        return Place(root="", store=cli.store(args))
     root = os.path.abspath(args.root)
     data = os.path.join(root, layout.ROOT_DATA.lstrip("/"))
-    return Place(root=root, run="", store=Store(layout.World(data=data, run="", config="")))
+    return Place(root=root, store=Store(layout.World(data=data, run="", config="")))
 
 
 def _name(plan: Plan) -> None:

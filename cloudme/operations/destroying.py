@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cloudme import index
+from cloudme import index, layout
 from cloudme.chains import DEPTH_MAX
 from cloudme.disk import reported, sync_folder
 from cloudme.errors import Busy, NotPermitted
@@ -39,13 +39,9 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where the machine is. root: '' for this host; else a folder that is the root of one that is off.
-
-    run:  the folder in which machines that run have their locks.
-    """
+    """Where the machine is. root: '' for this host; else a folder that is the root of one that is off."""
 
     root: str
-    run: str
     store: Store
 
     def at(self, path: str) -> str:
@@ -195,9 +191,9 @@ def plan(host: Host, site: Site, machine: Merged, place: Place, *, keep_readonly
 
 def _idle(host: Host, machine: Merged, place: Place) -> None:
     """Raises Busy where it runs, or a unit would start it; NotPermitted where it is a machine of our store, too."""
-    units = [f"machina-{machine.name}.service", f"machina-swtpm-{machine.name}.service"]
+    units = [layout.unit(machine.name), layout.unit(f"swtpm-{machine.name}")]
     if not place.root:
-        if index.held(os.path.join(place.run, machine.name, "lock")):
+        if index.held(layout.machina_lock(machine.name)):
             raise Busy(f"'{machine.name}' runs", hint=f"sudo systemctl stop {units[0]}")
         states = host.units.states(units) if host.units.running() else []
         if active := [state.name for state in states if state.active not in ("inactive", "failed")]:
@@ -207,7 +203,7 @@ def _idle(host: Host, machine: Merged, place: Place) -> None:
         if host.files.mode(place.at(os.path.join(UNITS, unit))) is not None:
             raise Busy(f"'{machine.name}' has a unit, {unit}", hint=f"sudo vmunit remove {machine.name}{there}")
     for name, known in everywhere(place.store.world, lambda other: other.uuid == machine.uuid).items():
-        hint = f"sudo vmunit remove {machine.name}" if getattr(known, "definition", None) else f"vmstop -d {name}"
+        hint = f"sudo vmunit remove {machine.name}" if known.definition else f"vmstop -d {name}"
         raise NotPermitted(f"'{machine.name}' is the machine '{name}' of the store, too", hint=hint)
 
 

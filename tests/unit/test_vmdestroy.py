@@ -15,6 +15,7 @@ import pytest
 
 from cloudme import index, layout
 from cloudme.cli import wiring
+from cloudme.model.names import TEMPLATES, Name
 from cloudme.model.ports import Host
 from cloudme.store import Store, take_lock
 from tests import fakes
@@ -28,7 +29,7 @@ Destroy = Callable[..., Ended]
 
 @pytest.fixture
 def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disks:
-    monkeypatch.setattr(layout, "MACHINA_RUN", str(tmp_path / "machina-run"))
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(tmp_path / "machina-run"))
     made = Disks(tmp_path / "x")
     monkeypatch.setenv("CLOUDME_HOME", str(tmp_path / "home"))
     (tmp_path / "home/config").mkdir(parents=True)
@@ -151,7 +152,7 @@ def test_the_name_is_typed_again(
 # refusals
 
 def test_not_while_it_runs(destroy: Destroy, disks: Disks) -> None:
-    folder = Path(layout.MACHINA_RUN, "vm")
+    folder = Path(layout.machina_run(), "vm")
     folder.mkdir(parents=True)
     lock = take_lock(str(folder / "lock"))
     ended = refused(destroy, disks, *YES)
@@ -224,12 +225,14 @@ def test_not_a_file_with_another_name(destroy: Destroy, disks: Disks) -> None:
     assert (ended.status, "os.raw is shared: it has 2 names (hard links)" in ended.stderr) == (77, True)
 
 
-def test_not_a_machine_of_the_store(destroy: Destroy, disks: Disks) -> None:
+@pytest.mark.parametrize(("definition", "hint"), [(None, "vmstop -d web00"), ("vm", "sudo vmunit remove vm")])
+def test_not_a_machine_of_the_store(destroy: Destroy, disks: Disks, definition: str | None, hint: str) -> None:
     store = Store(layout.world())
     os.makedirs(store.world.machine("web00"))
-    store.publish(dataclasses.replace(test_vmrunning.machine("web00"), uuid=ID))
+    store.publish(dataclasses.replace(test_vmrunning.machine("web00"), uuid=ID,
+                                      definition=DefinitionName(definition) if definition else None))
     ended = refused(destroy, disks, *YES)
-    assert (ended.status, "(vmstop -d web00)" in ended.stderr) == (77, True)
+    assert (ended.status, f"({hint})" in ended.stderr) == (77, True)
 
 
 @pytest.mark.parametrize("volume", [
@@ -332,7 +335,7 @@ def test_below_a_root_all_paths_are_that_hosts(command: Destroy, disks: Disks, h
     root = disks.folder.parents[1]
     pools = {name: pool | {"path": str(pool["path"]).removeprefix(str(root))} for name, pool in disks.pools.items()}
     disks.host({"storage": pools})
-    held = take_lock(index_lock(Path(layout.MACHINA_RUN)))
+    held = take_lock(index_lock(Path(layout.machina_run())))
     unit = root / "etc/systemd/system/machina-vm.service"
     host.files.write(str(unit), "")
     ended = command("vmdestroy", "--root", str(root), "vm", *YES)
