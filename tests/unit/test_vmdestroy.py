@@ -15,7 +15,7 @@ import pytest
 
 from cloudme import index, layout
 from cloudme.cli import wiring
-from cloudme.model.names import TEMPLATES, Name
+from cloudme.model.names import DefinitionName
 from cloudme.model.ports import Host
 from cloudme.store import Store, take_lock
 from tests import fakes
