@@ -600,13 +600,15 @@ class FakeFiles:
 
 class FakeSysfs(vfio.Sysfs):
     """Files below a folder, and a kernel that acts on what is written to them, as its documentation has it
-    (vfio.rst, vfio-mediated-device.rst, ABI/testing/sysfs-bus-pci). claimed: disks that are in use."""
+    (vfio.rst, vfio-mediated-device.rst, ABI/testing/sysfs-bus-pci). claimed: disks that are in use. stubborn: what the
+    kernel says no to. given: who got which group."""
 
     def __init__(self, root: str = "/nonexistent") -> None:
         super().__init__(root)
         self.top = Path(root)
         self.claimed: set[str] = set()
         self.stubborn: set[str] = set()
+        self.given: dict[str, tuple[int, int]] = {}
 
     def driver(self, name: str) -> None:
         (self.top / "sys/bus/pci/drivers" / name).mkdir(parents=True, exist_ok=True)
@@ -642,6 +644,13 @@ class FakeSysfs(vfio.Sysfs):
         if driver:
             self._drive(folder, driver)
 
+    def owner(self, group: str) -> tuple[int, int] | None:
+        return None if super().owner(group) is None else self.given.get(group, (0, 0))
+
+    def give(self, group: str, uid: int, gid: int) -> None:
+        assert super().owner(group) is not None
+        self.given[group] = uid, gid
+
     def _linked(self, link: Path, target: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(target, link.parent.resolve()))
@@ -676,8 +685,10 @@ class FakeSysfs(vfio.Sysfs):
         driver = (folder / "driver").resolve()
         (driver / address).unlink()
         (folder / "driver").unlink()
-        if driver.name == VFIO:
-            (self.top / "dev/vfio" / (folder / "iommu_group").resolve().name).unlink()
+        group = (folder / "iommu_group").resolve().name
+        if driver.name == VFIO and all(device.driver != VFIO for device in self.group(group)):
+            self.given.pop(group, None)
+            (self.top / "dev/vfio" / group).unlink()
 
     def _drivers_probe(self, where: Path, address: str) -> None:
         folder = self.top / "sys/devices/pci0000:00" / address
@@ -724,7 +735,8 @@ def host(**parts: Any) -> Host:
         "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
         "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
         "download": FakeDownload(), "iso": FakeIso(),
-        "keys": FakeKeys(), "files": FakeFiles(), "devices": FakeSysfs(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
+        "keys": FakeKeys(), "files": FakeFiles(), "devices": FakeSysfs(),
+        "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,
     }
     return Host(**{**fakes, **parts})

@@ -62,11 +62,10 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             print(shlex.join(argv))
             return 0
-        transaction.keep()
-    try:
-        return foreground.attend(host, one, argv, run=layout.MACHINA_RUN, say=cli.teller(args))
-    finally:
+        status = foreground.attend(host, one, argv, run=layout.MACHINA_RUN, say=cli.teller(args))
         with uninterrupted():
+            transaction.keep()  # volumes stay the machine's
             folder.undo(host)
             preparing.tear_down(host, world, [machine.name], run=layout.MACHINA_RUN, dry_run=False,
                                 say=cli.teller(args, verbose=True))
+        return status

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,8 @@ from cloudme.model.devices import VFIO, Mediated, MediatedType, PciDevice
 
 PCI, MDEV, GROUPS, BLOCK = "sys/bus/pci", "sys/bus/mdev/devices", "sys/kernel/iommu_groups", "sys/block"
 LOCK = "run/machina-mdev.lock"
+MULTIPATH = re.compile(r"^(nvme\d+)c\d+(n\d+)$")
+"""One of several ways to a disk, which nobody opens (drivers/nvme/host/multipath.c)."""
 BRIDGE = "0x06"
 """The class of bridges, which a device's class begins with (linux/pci_ids.h)."""
 
@@ -119,14 +122,19 @@ class Sysfs:
 
     def _write(self, text: str, *path: str) -> None:
         where = os.path.join(*path)
-        with _told(where), open(where, "w", encoding="ascii") as file:
-            file.write(text)
+        with _told(where):
+            fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
 
     def _disks(self, device: str) -> Iterator[str]:
         """The disks behind a device that somebody has claimed: mounts, RAID, LVM and ZFS do (open(2), O_EXCL)."""
         below = os.path.realpath(device) + os.sep
-        for name in _names(self._at(BLOCK)):
-            if os.path.realpath(self._at(BLOCK, name)).startswith(below) and self._claimed(name):
+        for path in _names(self._at(BLOCK)):
+            name = MULTIPATH.sub(r"\1\2", path)
+            if os.path.realpath(self._at(BLOCK, path)).startswith(below) and self._claimed(name):
                 yield name
 
     def _claimed(self, disk: str) -> bool:

@@ -1,4 +1,4 @@
-"""Real taps in a real bridge: made by vmprepare for a user who may make none, opened by his QEMU, gone by vmteardown."""
+"""Real taps in a real bridge: made by vmprepare for a user who may make none, opened by his QEMU, then gone."""
 
 from __future__ import annotations
 
@@ -179,3 +179,39 @@ def test_what_is_no_bridge_is_told_with_a_hint(realm: Realm, machina: Machina) -
         machina.host({"network": {"lan": {"device": device}}})
         said = told(realm, machina, "vmprepare", "one", status=78)
         assert what in said and "ip link add" in said
+
+
+VMRUN = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+from cloudme import layout
+layout.MACHINA_RUN = sys.argv.pop(1)
+sys.argv[0] = sys.argv[1]
+del sys.argv[1]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_vmrun_runs_a_whole_machine_with_its_tap_and_leaves_nothing(
+    realm: Realm, machina: Machina, tmp_path: Path,
+) -> None:
+    realm.home.chmod(0o755)
+    folder = realm.home / "m"
+    machina.machine("one", {"id": UUIDS["one"], "attrs": RAM | {"qmp": {"enabled": True}}, "connections": [
+        {"name": "0", "network": "lan"}]})
+    process = subprocess.Popen(
+        [sys.executable, "-c", VMRUN, str(ROOT), str(folder), str(ROOT / "bin/vmrun"), "--realm", realm.name,
+         "--root", str(machina.folder.parent.parent), "one"], stderr=subprocess.PIPE, text=True, cwd=realm.home,
+        env=os.environ | {"CLOUDME_HOME": str(realm.home)})
+    with process:
+        while "one.0" not in realm.run("ip", "link") or "LOWER_UP" not in tap(realm, "one.0")["flags"]:  # type: ignore[operator]
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        while not (folder / "one/command.1.qmp.socket").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert "the power button is pressed" in said and "ending one" in said
+    assert "one.0" not in realm.run("ip", "link") and not (folder / "one").exists()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloudme.disk import reported
-from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError
+from cloudme.errors import Busy, CloudMeError, HostUnavailable
 from cloudme.model.confinement import Confinement
 from cloudme.model.ports import Host
 from cloudme.operations.preparing import paths
@@ -58,7 +58,10 @@ def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, run: str, say: Ca
     The first SIGINT or SIGTERM is the machine's power button, the next one ends it.
     """
     def heed(count: int) -> bool:
-        say(f"{tenant.name}: the power button is pressed; once more ends it" if count == 1 else f"{tenant.name}: end")
+        if not tenant.machine.attributes.qmp_sockets:
+            say(f"{tenant.name} has no monitor (attrs.qmp): ending it")
+            return False
+        say(f"{tenant.name}: the power button is pressed; once more ends it" if count == 1 else f"ending {tenant.name}")
         return _told(host, tenant, run, "system_powerdown" if count == 1 else "quit", say)
 
     # swtpm: it is started before, as the same user, and ended after, where tenant.machine.attributes.tpm
@@ -75,17 +78,13 @@ def _groups(tenant: Tenant) -> tuple[int, ...]:
 
 
 def _told(host: Host, tenant: Tenant, run: str, command: str, say: Callable[[str], None]) -> bool:
-    """False where QEMU did not hear it: then a signal tells it to end."""
-    sockets = tenant.machine.attributes.qmp_sockets
-    if not sockets:
-        return False
+    """False where a signal has to tell QEMU to end, since it did not hear that it shall."""
+    socket = os.path.basename(tenant.machine.attributes.qmp_sockets[0])
     try:
-        with paths.socket(os.path.join(run, tenant.name), os.path.basename(sockets[0])) as path, \
+        with paths.socket(os.path.join(run, tenant.name), socket) as path, \
                 host.qemu.monitor(path, timeout_s=ANSWER_S) as monitor:
             monitor.execute(command)
-    except (NotFound, PeerError):
-        return command == "quit"  # it is going
     except CloudMeError as error:
         say(f"{tenant.name}: {error.message}")
-        return False
+        return command != "quit"
     return True

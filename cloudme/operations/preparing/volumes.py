@@ -25,11 +25,11 @@ OWN = 0o600
 
 @dataclass(slots=True)
 class Give:
-    """Make a file the machine's own. identity: device and inode of the file that was looked at."""
+    """Make a file the machine's own. identity: device, inode and owner of the file that was looked at."""
 
     path: str
     tenant: Tenant
-    identity: tuple[int, int]
+    identity: tuple[int, int, int]
     before: os.stat_result | None = None
 
     def describe(self) -> str:
@@ -38,8 +38,8 @@ class Give:
     def do(self, host: Host) -> None:
         with paths.opened(self.path, self.tenant.uid, self.tenant.gid) as fd:
             found = os.fstat(fd)
-            if (found.st_dev, found.st_ino) != self.identity:
-                raise Busy(f"{self.path} has just been replaced by another file")
+            if (found.st_dev, found.st_ino, found.st_uid) != self.identity:
+                raise Busy(f"{self.path} has just been replaced by another file, or given to another machine")
             self.before = found
             _change(fd, self.tenant.uid, found.st_gid if self.tenant.shared else self.tenant.gid, OWN)
 
@@ -96,7 +96,7 @@ def _own(host: Host, tenant: Tenant, volume: Volume) -> Iterator[Step]:
                            hint=f"chmod u+w {path}; or, in the host's configuration, \"readonly\": true for its pool")
     if found.st_uid != tenant.uid:
         _may_be_given(host, tenant, path, found)
-    yield Give(path, tenant, (found.st_dev, found.st_ino))
+    yield Give(path, tenant, (found.st_dev, found.st_ino, found.st_uid))
 
 
 def _usable(tenant: Tenant, found: os.stat_result) -> bool:
@@ -153,5 +153,9 @@ def _below(host: Host, tenant: Tenant, disk: Disk) -> None:
         path = os.path.normpath(os.path.join(os.path.dirname(path), backing.name))
         if not os.path.isfile(path):
             raise NotFound(f"{tenant.name}: volume '{disk.volume.name}' stands on {path}, which is no file here")
-        _readable(host, tenant, path, "file")
+        if not host.files.allows(path, tenant.uid, tenant.gid, os.R_OK):
+            raise NotPermitted(f"{tenant.name}: volume '{disk.volume.name}' says that it stands on {path}, which is "
+                               f"closed to the user {tenant.user} ({tenant.uid})",
+                               hint="its own head says so, which the machine can write. If that is right: "
+                                    f"chmod o+r {path}")
     raise StoreError(f"{disk.volume.path} stands on more than {DEPTH_MAX} others")
