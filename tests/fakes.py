@@ -134,7 +134,10 @@ class FakeMonitor:
 
 @dataclass
 class FakeHypervisor:
-    """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once."""
+    """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
+
+    pressed: the monitors by which machines were shut down. deaf: those who do not go.
+    """
 
     kvm: bool = False
     agent_open: bool = True
@@ -145,6 +148,8 @@ class FakeHypervisor:
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
     alive: set[int] = field(default_factory=set)
+    pressed: list[str] = field(default_factory=list)
+    deaf: set[str] = field(default_factory=set)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -160,6 +165,10 @@ class FakeHypervisor:
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
             self.kill(machine.lock)
+
+    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        self.pressed += [machine.monitor for machine in machines]
+        return [machine.name for machine in machines if machine.name in self.deaf]
 
     def bury(self, uuid: str) -> None:
         self.buried.append(uuid)

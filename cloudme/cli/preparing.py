@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cloudme import cli, layout
+from cloudme import cli
 from cloudme.errors import NotPermitted
 from cloudme.model.steps import uninterrupted
 from cloudme.operations import preparing
@@ -38,7 +38,7 @@ def tear_down(args: argparse.Namespace) -> None:
 
     root_only()
     names = [DefinitionName(name) for name in args.names]
-    preparing.tear_down(cli.host(args), cli.world(args), names, run=layout.MACHINA_RUN, dry_run=args.dry_run,
+    preparing.tear_down(cli.host(args), cli.world(args), names, dry_run=args.dry_run,
                         say=print if args.dry_run else cli.teller(args, verbose=True))
 
 
@@ -54,18 +54,18 @@ def run(args: argparse.Namespace) -> int:
     (machine,) = site.pick([args.name])
     host, world = cli.host(args), cli.world(args)
     one = tenant.of(machine, site.host, notes.read(world, machine.name))
-    foreground.check(one, layout.MACHINA_RUN)
+    foreground.check(one)
     argv = command.argv(command.options(machine, site.host, definitions.ground()))
-    folder = foreground.MakeFolder(layout.MACHINA_RUN, one)
+    folder = foreground.MakeFolder(one)
     with cli.transaction(args, host) as transaction:
         transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
         if args.dry_run:
             print(shlex.join(argv))
             return 0
-        status = foreground.attend(host, one, argv, run=layout.MACHINA_RUN, say=cli.teller(args))
+        status = foreground.attend(host, one, argv, say=cli.teller(args))
         with uninterrupted():
             transaction.keep()  # volumes stay the machine's
             folder.undo(host)
-            preparing.tear_down(host, world, [machine.name], run=layout.MACHINA_RUN, dry_run=False,
+            preparing.tear_down(host, world, [machine.name], dry_run=False,
                                 say=cli.teller(args, verbose=True))
         return status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,6 @@ from cloudme.errors import (
     CloudMeError,
     CommandFailed,
     HostUnavailable,
-    NotFound,
     StoreError,
     TimedOut,
 )
@@ -32,7 +30,7 @@ from cloudme.model.network import Link
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import preparing
-from cloudme.operations.preparing import foreground, links, notes, paths
+from cloudme.operations.preparing import foreground, links, notes
 from cloudme.store import take_lock
 from tests import fakes
 from tests.unit.test_definitions import Machina
@@ -69,8 +67,8 @@ class Site:
             transaction.apply(steps)
         return [step.describe() for step in steps]
 
-    def tear_down(self, run: str = "/nonexistent") -> None:
-        preparing.tear_down(self.host, self.world, ["vm"], run=run, say=self.said.append, dry_run=False)
+    def tear_down(self) -> None:
+        preparing.tear_down(self.host, self.world, ["vm"], say=self.said.append, dry_run=False)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -81,6 +79,14 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
+
+
+@pytest.fixture
+def lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """That of the machine."""
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(tmp_path / "machina"))
+    (tmp_path / "machina/vm").mkdir(parents=True)
+    return str(tmp_path / "machina/vm/lock")
 
 
 def refused(site: Site, kind: type[CloudMeError]) -> str:
@@ -337,33 +343,16 @@ def test_a_teardown_goes_on_after_a_failure_and_tells_all_of_them(site: Site) ->
     assert site.notes == {}
 
 
-def test_nothing_is_torn_down_while_qemu_lives(site: Site, tmp_path: Path) -> None:
+def test_nothing_is_torn_down_while_qemu_lives(site: Site, lock_file: str) -> None:
     site.define({"network": {"lan": {"device": "br0"}}}, connections=[{"name": "0", "network": "lan"}])
     site.prepare()
-    (tmp_path / "machina/vm").mkdir(parents=True)
-    lock = take_lock(str(tmp_path / "machina/vm/lock"))
+    lock = take_lock(lock_file)
     with pytest.raises(Busy, match="vm: QEMU lives"):
-        site.tear_down(str(tmp_path / "machina"))
+        site.tear_down()
     assert "vm.0" in site.net.known
     os.close(lock)
-    site.tear_down(str(tmp_path / "machina"))
+    site.tear_down()
     assert "vm.0" not in site.net.known
-
-
-def test_a_lock_and_a_socket_that_are_links_are_none(tmp_path: Path) -> None:
-    (tmp_path / "vm").mkdir()
-    lock = take_lock(str(tmp_path / "other"))
-    (tmp_path / "vm/lock").symlink_to(tmp_path / "other")
-    assert not paths.alive(str(tmp_path), "vm")
-    os.close(lock)
-    with socket.socket(socket.AF_UNIX) as it:
-        it.bind(str(tmp_path / "vm/mine"))
-        (tmp_path / "vm/theirs").symlink_to("mine")
-        with paths.socket(str(tmp_path / "vm"), "mine") as path:
-            assert path.startswith("/proc/self/fd/")
-        for name in ("theirs", "lock", "missing"):
-            with pytest.raises(NotFound), paths.socket(str(tmp_path / "vm"), name):
-                pass
 
 
 def test_notes_that_cannot_be_read_are_told(site: Site) -> None:
@@ -399,13 +388,12 @@ def test_a_descriptor_says_what_belongs_to_the_code() -> None:
     assert firmware.described("/x", texts) is None
 
 
-def test_vmrun_refuses_a_machine_that_runs(site: Site, tmp_path: Path) -> None:
+def test_vmrun_refuses_a_machine_that_runs(site: Site, lock_file: str) -> None:
     site.define({"accelerator": "tcg"})
     read = site.machina.read()
     one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
-    foreground.check(one, str(tmp_path))
-    (tmp_path / "vm").mkdir()
-    lock = take_lock(str(tmp_path / "vm/lock"))
+    foreground.check(one)
+    lock = take_lock(lock_file)
     with pytest.raises(Busy, match="'vm' runs"):
-        foreground.check(one, str(tmp_path))
+        foreground.check(one)
     os.close(lock)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from cloudme import index, layout
 from cloudme.errors import Busy, CloudMeError
 from cloudme.layout import World
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, paths, tenant, volumes
+from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, tenant, volumes
 from cloudme.operations.preparing.firmware import MakeVariables
 from cloudme.operations.preparing.teardown import steps
 
@@ -31,16 +32,16 @@ def plan(host: Host, world: World, machines: Iterable[Merged], configuration: Ho
 
 
 def tear_down(
-    host: Host, world: World, names: Sequence[str], *, run: str, say: Callable[[str], None], dry_run: bool,
+    host: Host, world: World, names: Sequence[str], *, say: Callable[[str], None], dry_run: bool,
 ) -> None:
     """Undo what was prepared for machines, by the notes of it alone: no definition is needed, nor the same one.
 
-    names:   none for all of which there are notes.     run: the folder in which machines have their sockets.
+    names:   none for all of which there are notes.
     Raises:  Busy where one of them runs: then nothing was undone. Where something cannot be undone all else is, and the
              first failure is raised, with the words of all.
     """
     chosen = list(dict.fromkeys(names)) or notes.names(world)
-    if alive := [name for name in chosen if paths.alive(run, name)]:
+    if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
         raise Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}")
     problems: list[CloudMeError] = []
     for name in chosen:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cloudme import index, layout
 from cloudme.disk import reported
 from cloudme.errors import Busy, CloudMeError, HostUnavailable
 from cloudme.model.confinement import Confinement
 from cloudme.model.ports import Host
-from cloudme.operations.preparing import paths
 from cloudme.operations.preparing.tenant import Tenant
 
 KVM = "/dev/kvm"
@@ -22,7 +22,6 @@ ANSWER_S = 2
 class MakeFolder:
     """The machine's own folder, where its sockets will be; what another run left in it goes."""
 
-    run: str
     tenant: Tenant
 
     def describe(self) -> str:
@@ -30,7 +29,7 @@ class MakeFolder:
 
     def do(self, host: Host) -> None:
         with reported(self._path):
-            os.makedirs(self.run, 0o755, exist_ok=True)
+            os.makedirs(layout.machina_run(), 0o755, exist_ok=True)
             shutil.rmtree(self._path, ignore_errors=True)
             os.mkdir(self._path, 0o700)
             os.chown(self._path, self.tenant.uid, self.tenant.gid)
@@ -40,19 +39,19 @@ class MakeFolder:
 
     @property
     def _path(self) -> str:
-        return os.path.join(self.run, self.tenant.name)
+        return os.path.join(layout.machina_run(), self.tenant.name)
 
 
-def check(tenant: Tenant, run: str) -> None:
+def check(tenant: Tenant) -> None:
     """Raises Busy where the machine runs, HostUnavailable without KVM where its host is said to have it."""
-    if paths.alive(run, tenant.name):
+    if index.held(layout.machina_lock(tenant.name)):
         raise Busy(f"'{tenant.name}' runs", hint=f"vmstop {tenant.name}")
     if tenant.host.accelerator == "kvm" and not os.path.exists(KVM):
         raise HostUnavailable(f"this host has no {KVM}", hint='modprobe kvm; or "accelerator": "tcg" in the host\'s '
                                                                 'configuration')
 
 
-def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, run: str, say: Callable[[str], None]) -> int:
+def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, say: Callable[[str], None]) -> int:
     """Run QEMU as the machine's user until it ends, and return its exit status.
 
     The first SIGINT or SIGTERM is the machine's power button, the next one ends it.
@@ -62,7 +61,7 @@ def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, run: str, say: Ca
             say(f"{tenant.name} has no monitor (attrs.qmp): ending it")
             return False
         say(f"{tenant.name}: the power button is pressed; once more ends it" if count == 1 else f"ending {tenant.name}")
-        return _told(host, tenant, run, "system_powerdown" if count == 1 else "quit", say)
+        return _told(host, tenant, "system_powerdown" if count == 1 else "quit", say)
 
     # swtpm: it is started before, as the same user, and ended after, where tenant.machine.attributes.tpm
     confinement = Confinement(uid=tenant.uid, gid=tenant.gid, groups=_groups(tenant))
@@ -77,12 +76,10 @@ def _groups(tenant: Tenant) -> tuple[int, ...]:
     return () if state.st_mode & 0o006 == 0o006 else (state.st_gid,)
 
 
-def _told(host: Host, tenant: Tenant, run: str, command: str, say: Callable[[str], None]) -> bool:
+def _told(host: Host, tenant: Tenant, command: str, say: Callable[[str], None]) -> bool:
     """False where a signal has to tell QEMU to end, since it did not hear that it shall."""
-    socket = os.path.basename(tenant.machine.attributes.qmp_sockets[0])
     try:
-        with paths.socket(os.path.join(run, tenant.name), socket) as path, \
-                host.qemu.monitor(path, timeout_s=ANSWER_S) as monitor:
+        with host.qemu.monitor(tenant.machine.attributes.qmp_sockets[0], timeout_s=ANSWER_S) as monitor:
             monitor.execute(command)
     except CloudMeError as error:
         say(f"{tenant.name}: {error.message}")

@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterator
 
-from cloudme import index
 from cloudme.disk import reported
 from cloudme.errors import NotFound, NotPermitted
 from cloudme.model import identity
@@ -88,33 +87,3 @@ def _machines(state: os.stat_result, uid: int, gid: int) -> bool:
 def by_number(fd: int) -> str:
     """The path of what is open: nobody can put another file there."""
     return f"/proc/self/fd/{fd}"
-
-
-@contextlib.contextmanager
-def socket(folder: str, name: str) -> Iterator[str]:
-    """A path to connect to the socket `name` in a machine's own folder, if it is one, and no link to another's.
-
-    Raises:  NotFound.
-    """
-    with contextlib.ExitStack() as mine:
-        try:
-            at = os.open(folder, PATH | os.O_DIRECTORY)
-            mine.callback(os.close, at)
-            fd = os.open(name, PATH, dir_fd=at)
-            mine.callback(os.close, fd)
-        except OSError as error:
-            raise NotFound(f"{folder}/{name}: {error.strerror}") from error
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise NotFound(f"{folder}/{name} is no socket")
-        yield by_number(fd)
-
-
-def alive(run: str, name: str) -> bool:
-    """Whether QEMU of a machine lives, by the lock in its folder below `run`: the folder is its user's own."""
-    with contextlib.suppress(OSError), contextlib.ExitStack() as opened_here:
-        folder = os.open(os.path.join(run, name), PATH | os.O_DIRECTORY)
-        opened_here.callback(os.close, folder)
-        lock = os.open("lock", PATH, dir_fd=folder)
-        opened_here.callback(os.close, lock)
-        return stat.S_ISREG(os.fstat(lock).st_mode) and index.held(by_number(lock))
-    return False
