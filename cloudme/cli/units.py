@@ -60,11 +60,11 @@ def generate(args: argparse.Namespace) -> int | None:
 
 
 def _publish(transaction: Transaction, where: units.Folders, machines: Sequence[Merged]) -> None:
-    """The store's records of the machines: cloudme/defined.py publishes them HERE, and only where `where.root` is None."""
+    """HERE cloudme/defined.py is to publish the store's record of each machine, where `where.root` is None."""
 
 
 def _withdraw(transaction: Transaction, where: units.Folders, names: Sequence[str]) -> None:
-    """The store's records of the machines: cloudme/defined.py withdraws them HERE, and only where `where.root` is None."""
+    """HERE cloudme/defined.py is to withdraw the store's record of each machine, where `where.root` is None."""
 
 
 def _texts(args: argparse.Namespace, site: Site, machines: Sequence[Merged]) -> dict[str, dict[str, str]]:

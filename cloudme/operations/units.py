@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cloudme.errors import AlreadyExists, Busy, NotFound
 from cloudme.formats.definitions import units
 from cloudme.model.ports import Host
-from cloudme.model.steps import Transaction
+from cloudme.model.steps import Parallel, Transaction
 from cloudme.model.systemd import UnitState
 
 RUNS = ("active", "activating", "deactivating", "reloading")
@@ -185,7 +185,7 @@ def changes(host: Host, folders: Folders, wanted: Mapping[str, Mapping[str, str]
 
 def write(transaction: Transaction, folders: Folders, writes: Sequence[Write]) -> None:
     """Write the files; on this host, make the users and have systemd read the units."""
-    transaction.apply(writes)
+    transaction.apply([Parallel(writes)])  # most of it is waiting for the disk
     if folders.root is not None or not writes or not transaction.host.units.running():
         return
     transaction.apply([Users(one.path) for one in writes if one.text is not None and one.path.endswith(".conf")])
