@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudme.errors import SpecError
+from cloudme.errors import SpecError, UsageError
 from cloudme.formats import render
 from cloudme.formats.definitions import quoting
 from cloudme.model.definitions import accounts
 from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged, swtpm_socket
-from cloudme.model.limits import UNLIMITED
+from cloudme.model.limits import UNLIMITED, check
 from cloudme.model.machine import Limits
 from cloudme.model.units import MIB
 
@@ -110,6 +110,10 @@ def _wrong(machine: Merged, places: list[Place], command: str) -> Iterator[tuple
     group = machine.attributes.group
     if group and not _GROUP.fullmatch(group):
         yield "privileges.filesystem.group.name", f"'{group[:40]}' is no name of a group: small letters and digits"
+    try:
+        check(machine.attributes.limits, machine.attributes.ram_mib)
+    except UsageError as error:
+        yield "attrs.limits.memory", f"{error.message}: {error.hint}"
     for path in [place.path for place in places]:
         if len(path.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.split("/")):
             yield "name", f"no file can be called '{path[:80]}...'"
@@ -125,9 +129,9 @@ def _places(machine: Merged, host: HostConfiguration) -> Iterator[Place]:
         pool = host.storage[volume.storage]
         if pool.kind != Kind.tpm_data:
             yield Place(volume.path, not (pool.readonly or pool.kind.fixed))
-    own = {os.path.dirname(path) for path in attributes.qmp_sockets[:len(STANDARD_SOCKETS)]}
-    yield from (Place(folder, True) for path in attributes.qmp_sockets
-                if (folder := os.path.dirname(os.path.normpath(path))) not in own and folder.startswith("/"))
+    folders = [os.path.dirname(os.path.normpath(path)) for path in attributes.qmp_sockets]
+    own = {"", "/", "//", *folders[:len(STANDARD_SOCKETS)]}
+    yield from (Place(folder, True) for folder in folders if folder not in own and folder.startswith("/"))
 
 
 def _granted(places: list[Place]) -> dict[str, list[Any]]:
@@ -148,7 +152,7 @@ def _limits(limits: Limits, places: list[Place]) -> Iterator[str]:
         return "infinity" if count == UNLIMITED else str(count * unit)
 
     if limits.cpus is not None:
-        yield "CPUQuota=" + ("" if limits.cpus == UNLIMITED else f"{round(limits.cpus * 1000) / 10}%")
+        yield "CPUQuota=" + ("" if limits.cpus == UNLIMITED else f"{limits.cpus * 100:.1f}".removesuffix(".0") + "%")
     if limits.cpu_weight is not None:
         yield f"CPUWeight={limits.cpu_weight}"
     if limits.memory_mib is not None:
