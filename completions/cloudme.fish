@@ -398,7 +398,7 @@ complete -c vmunit -n '__fish_seen_subcommand_from generate' -l host-config -r -
 complete -c vmunit -n '__fish_seen_subcommand_from generate' -l root -x -a '(__cloudme_values folders)' -d 'read DIR/etc/machina instead of /etc/machina'
 complete -c vmunit -n '__fish_seen_subcommand_from generate' -l all -d 'all machines that there are'
 complete -c vmunit -n '__fish_seen_subcommand_from generate' -l preview -d 'print the units, and write nothing'
-complete -c vmunit -n '__fish_seen_subcommand_from generate' -l check -d 'print what is stale or missing, and write nothing'
+complete -c vmunit -n '__fish_seen_subcommand_from generate' -l check -d 'print what is stale or missing; write nothing'
 complete -c vmunit -n '__fish_seen_subcommand_from generate' -l dry-run -d 'print what would be done, and change nothing'
 complete -c vmunit -n '__fish_seen_subcommand_from enable; and __cloudme_at 2+ --host-config --root --realm' -x -a '(__cloudme_values definitions)'
 complete -c vmunit -n '__fish_seen_subcommand_from enable' -s h -l help -d 'show this help message and exit'

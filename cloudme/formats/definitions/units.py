@@ -36,10 +36,16 @@ class Place:
 
     path: str
     writable: bool
+    folder: bool = False
 
     @property
     def device(self) -> bool:
         return self.path.startswith("/dev/")
+
+    @property
+    def within(self) -> str:
+        """The folder that has to be there first."""
+        return self.path if self.folder else os.path.dirname(self.path)
 
     @property
     def hidden(self) -> bool:
@@ -95,7 +101,7 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
         "machine.service.j2", config, command=command, swtpm=swtpm_unit(name) if has_swtpm(machine) else "",
         limits=list(_limits(attributes.limits, places)), **_granted(places), **values)}
     if has_swtpm(machine) and attributes.tpm_data:
-        state = Place(attributes.tpm_data.path, True)
+        state = Place(attributes.tpm_data.path, True, folder=True)
         made[swtpm_unit(name)] = render.text(
             "swtpm.service.j2", config, state=quoting.argument(f"dir={state.path}"),
             control=quoting.argument(f"type=unixio,path={swtpm_socket(run, name)}"), **_granted([state]), **values)
@@ -128,10 +134,10 @@ def _places(machine: Merged, host: HostConfiguration) -> Iterator[Place]:
     for volume in (*firmware, *machine.volumes):
         pool = host.storage[volume.storage]
         if pool.kind != Kind.tpm_data:
-            yield Place(volume.path, not (pool.readonly or pool.kind.fixed))
+            yield Place(volume.path, not (pool.readonly or pool.kind.fixed), pool.kind == Kind.vvfat_block)
     folders = [os.path.dirname(os.path.normpath(path)) for path in attributes.qmp_sockets]
     own = {"", "/", "//", *folders[:len(STANDARD_SOCKETS)]}
-    yield from (Place(folder, True) for folder in folders if folder not in own and folder.startswith("/"))
+    yield from (Place(folder, True, folder=True) for folder in folders if folder not in own and folder.startswith("/"))
 
 
 def _granted(places: list[Place]) -> dict[str, list[Any]]:
@@ -140,7 +146,7 @@ def _granted(places: list[Place]) -> dict[str, list[Any]]:
     found = [every[path] for path in sorted(every)]
     plain = [place for place in found if not place.device]
     return {"nodes": [place for place in found if place.device],
-            "folders": sorted({quoting.path(os.path.dirname(place.path)) for place in plain}),
+            "folders": sorted({quoting.path(place.within) for place in plain}),
             "written": [place for place in plain if place.writable and not place.hidden],
             "bound": [place for place in plain if place.writable and place.hidden],
             "shown": [place for place in plain if not place.writable and place.hidden]}
@@ -160,6 +166,6 @@ def _limits(limits: Limits, places: list[Place]) -> Iterator[str]:
     if limits.tasks is not None:
         yield f"TasksMax={bound(limits.tasks)}"
     if limits.io_bps is not None:
-        for folder in sorted({os.path.dirname(place.path) for place in places if not place.device}):
+        for folder in sorted({place.within for place in places if not place.device}):
             yield f"IOReadBandwidthMax={quoting.path(folder)} {bound(limits.io_bps)}"
             yield f"IOWriteBandwidthMax={quoting.path(folder)} {bound(limits.io_bps)}"
