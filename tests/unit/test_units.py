@@ -220,7 +220,7 @@ PATTERN = st.integers(0, 19).flatmap(
 _numbers = itertools.count()
 
 
-def _name(item: dict[str, Any]) -> str:
+def _name(item: Any) -> str:
     return str(item["name"])
 
 

@@ -19,7 +19,7 @@ class DefinitionName(Name):
     __slots__ = ()
 
     def __new__(cls, text: str, what: str = "name of a machine") -> DefinitionName:
-        plain = text.lower().replace("_", "-").replace(".", "-")
+        plain = text.lower().replace("_", "-").replace(".", "-") if text.isascii() else ""  # 'K' of kelvin becomes a 'k'
         try:
             Name(plain, what)
         except UsageError:
