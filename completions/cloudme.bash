@@ -275,7 +275,7 @@ _cloudme_vmstart() {
 complete -F _cloudme_vmstart vmstart
 
 _cloudme_vmstop() {
-    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }

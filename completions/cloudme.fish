@@ -379,6 +379,7 @@ complete -c vmstop -s t -l type -x -a '(__cloudme_values types)' -d 'only those 
 complete -c vmstop -s d -l destroy -d 'destroy the machines and their disks too'
 complete -c vmstop -s y -l yes -d 'destroy without asking'
 complete -c vmstop -l timeout -x -d 'how long the guests get to power down (default: 60s)'
+complete -c vmstop -l system -d 'what systemd runs, by its QMP socket alone: for units'
 complete -c vmstop -l dry-run -d 'print what would be done, and change nothing'
 complete -c vmstop -s h -l help -d 'show this help and exit'
 complete -c vmstop -l version -d 'show the version and exit'

@@ -11,6 +11,7 @@ from typing import Any
 from cloudme.errors import SpecError, UsageError
 from cloudme.formats import render
 from cloudme.formats.definitions import quoting
+from cloudme.layout import unit as unit
 from cloudme.model.definitions import accounts
 from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged, swtpm_socket
 from cloudme.model.limits import UNLIMITED, check
@@ -59,10 +60,6 @@ class Place:
     def optional(self) -> str:
         """With the mark by which a path that is missing is left out: QEMU will say so, and more clearly."""
         return quoting.path(f"-{self.path}")
-
-
-def unit(machine: str) -> str:
-    return f"machina-{machine}.service"
 
 
 def swtpm_unit(machine: str) -> str:

@@ -8,24 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from cloudme.errors import UsageError
 from cloudme.model.machine import Limits
-from cloudme.model.names import Name
-
-
-class DefinitionName(Name):
-    """The name of a definition: of a file, of a unit, of a folder. Wider than a DNS label, as the seed's are."""
-
-    __slots__ = ()
-
-    def __new__(cls, text: str, what: str = "name of a machine") -> DefinitionName:
-        plain = text.lower().replace("_", "-").replace(".", "-") if text.isascii() else ""  # 'K' of kelvin becomes a 'k'
-        try:
-            Name(plain, what)
-        except UsageError:
-            raise UsageError(f"'{text}' is no {what}",
-                             hint="letters, digits, inner hyphens, dots and underscores, 63 at most") from None
-        return str.__new__(cls, text)
+from cloudme.model.names import DefinitionName as DefinitionName
 
 
 @dataclass(frozen=True, slots=True)
