@@ -257,16 +257,19 @@ def host_world() -> World:
     return World(data=os.environ.get("CLOUDME_HOST_HOME") or ROOT_DATA, run=ROOT_RUN, config=ROOT_CONFIG)
 
 
-def definitions(root: str | None) -> str:
+def definitions(root: str | None, *, to_write: bool = False) -> str:
     """The folder of the host's configuration and of the definitions: the seed's; where it is missing, the current one.
 
-    root:  an option: below it the folder is, and nowhere else.
+    root:      an option: below it the folder is, and nowhere else.
+    to_write:  the current one only where it has some already.
     """
     if root is not None:
         return os.path.join(root, "etc/machina")
     home = os.environ.get("CLOUDME_HOME")
     folder = os.path.join(os.path.abspath(home), "config/machina") if home else "/etc/machina"
-    return folder if os.path.isdir(folder) else "."
+    if os.path.isdir(folder) or (to_write and not os.path.isdir(MACHINE_FOLDER)):
+        return folder
+    return "."
 
 
 def units(root: str | None) -> str:

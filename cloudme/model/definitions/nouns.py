@@ -39,12 +39,13 @@ class Complaint:
 
 
 class Kind(StrEnum):
-    """How a storage pool's volumes are shown to a machine; the seed's words, and `qcow2`."""
+    """How a storage pool's volumes are shown to a machine; the seed's words, and `qcow2`, `qcow2-block`."""
 
     raw = "raw"
     raw_scsi = "raw-scsi"
     raw_block = "raw-block"
     qcow2 = "qcow2"
+    qcow2_block = "qcow2-block"
     vvfat_block = "vvfat-block"
     iso_ahci = "iso-ahci"
     iso_scsi = "iso-scsi"
@@ -55,7 +56,7 @@ class Kind(StrEnum):
     @property
     def bootable(self) -> bool:
         """Whether `bootable` gives a boot index: to disks, never to the firmware or an installation's medium."""
-        return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.vvfat_block)
+        return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.qcow2_block, Kind.vvfat_block)
 
     @property
     def fixed(self) -> bool:
