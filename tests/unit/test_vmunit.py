@@ -161,7 +161,9 @@ def test_enable_and_remove_ask_systemd(live: Live, root: Path) -> None:
     with pytest.raises(NotFound):
         operations.enable(it, folders, ["vm"], on=True)
     operations.write(it, folders, operations.changes(it.host, folders, wanted))
-    operations.enable(it, folders, ["vm"], on=True)
+    for _ in range(2):
+        operations.enable(it, folders, ["vm"], on=True)
+    assert systemd.said.count("enable machina-vm.service") == 1
     systemd.active.add("machina-vm.service")
     assert operations.running(it.host, folders, ["vm"]) == operations.known(it.host, folders) == ["vm"]
     with pytest.raises(Busy):
