@@ -276,6 +276,16 @@ def definitions(root: str | None, *, to_write: bool = False) -> str:
     return "."
 
 
+def units(root: str | None) -> str:
+    """The folder of the units that whoever runs a host makes (systemd.unit(5)). root: see `definitions`."""
+    return os.path.join(root or "/", "etc/systemd/system")
+
+
+def sysusers(root: str | None) -> str:
+    """The folder of the users that are made at boot (sysusers.d(5))."""
+    return os.path.join(root or "/", "etc/sysusers.d")
+
+
 def unit(machine: str) -> str:
     """The unit of a machine that is defined, by the name of its definition."""
     return f"machina-{machine}.service"

@@ -480,8 +480,8 @@ class FakeUnits:
     def reset(self, names: Sequence[str]) -> None:
         self._did("reset-failed", *names)
 
-    def users(self, path: str, *, root: str | None = None) -> None:
-        self._did("users", path)
+    def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
+        self._did("users", *paths)
 
     def _did(self, *words: str) -> None:
         if not self.there:
