@@ -175,6 +175,10 @@ class World:
     def fork_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"forks.{name}")
 
+    def prepared(self, name: str) -> str:
+        """What was prepared for a machine that is defined. Root acts on it, so it is in no folder of the machine's."""
+        return os.path.join(self.realm_run, "machina.prepared", f"{name}.json")
+
     def network_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"networks.{name}")
 
@@ -270,6 +274,16 @@ def definitions(root: str | None, *, to_write: bool = False) -> str:
     if os.path.isdir(folder) or (to_write and not os.path.isdir(MACHINE_FOLDER)):
         return folder
     return "."
+
+
+def units(root: str | None) -> str:
+    """The folder of the units that whoever runs a host makes (systemd.unit(5)). root: see `definitions`."""
+    return os.path.join(root or "/", "etc/systemd/system")
+
+
+def sysusers(root: str | None) -> str:
+    """The folder of the users that are made at boot (sysusers.d(5))."""
+    return os.path.join(root or "/", "etc/sysusers.d")
 
 
 def unit(machine: str) -> str:

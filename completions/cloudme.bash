@@ -288,6 +288,13 @@ _cloudme_vmobserve() {
 }
 complete -F _cloudme_vmobserve vmobserve
 
+_cloudme_vmprepare() {
+    _cloudme_answer '--host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmprepare vmprepare
+
 _cloudme_vmquery() {
     _cloudme_answer '-g --group -t --type --tree --json -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --realm:realms' \
@@ -301,6 +308,13 @@ _cloudme_vmrestart() {
         'machines*'
 }
 complete -F _cloudme_vmrestart vmrestart
+
+_cloudme_vmrun() {
+    _cloudme_answer '--host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions'
+}
+complete -F _cloudme_vmrun vmrun
 
 _cloudme_vmrunning() {
     _cloudme_answer '-g --group -t --type -a --all --all-users --json --watch -h --help --version -v --verbose -q --quiet --realm' \
@@ -322,6 +336,49 @@ _cloudme_vmstop() {
         'machines*'
 }
 complete -F _cloudme_vmstop vmstop
+
+_cloudme_vmteardown() {
+    _cloudme_answer '--dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmteardown vmteardown
+
+_cloudme_vmunit() {
+    case $(_cloudme_command generate enable disable status remove) in
+    generate)
+    _cloudme_answer '-h --help --host-config --root --all --preview --check --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    enable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    disable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    status)
+    _cloudme_answer '-h --help --host-config --root --all --json --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    remove)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    *)
+    _cloudme_answer '-h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        '=generate=enable=disable=status=remove'
+        ;;
+    esac
+}
+complete -F _cloudme_vmunit vmunit
 
 _cloudme_vmupdate() {
     _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \

@@ -52,8 +52,9 @@ class DefinitionName(Name):
     __slots__ = ()
 
     def __new__(cls, text: str, what: str = "name of a machine") -> Self:
+        plain = text.lower().replace("_", "-").replace(".", "-")
         try:
-            Name(text.lower().replace("_", "-").replace(".", "-"), what)
+            Name(plain if text.isascii() else "", what)  # the sign of kelvin (U+212A) is a small 'k', too
         except UsageError:
             raise UsageError(f"'{text}' is no {what}",
                              hint="letters, digits, inner hyphens, dots and underscores, 63 at most") from None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
-from cloudme.errors import CloudMeError
 from cloudme.model.confinement import Confinement
+from cloudme.model.devices import Devices
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
 from cloudme.model.guestports import Ended as Ended
@@ -21,8 +20,13 @@ from cloudme.model.guestports import Progress as Progress
 from cloudme.model.guestports import Shell as Shell
 from cloudme.model.guestports import Streams as Streams
 from cloudme.model.guestports import Target as Target
-from cloudme.model.launch import Launch, TapCard
+from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
+from cloudme.model.qemuports import Event as Event
+from cloudme.model.qemuports import Events as Events
+from cloudme.model.qemuports import Hypervisor as Hypervisor
+from cloudme.model.qemuports import Monitor as Monitor
+from cloudme.model.qemuports import Power as Power
 from cloudme.model.systemd import Units
 
 
@@ -43,6 +47,17 @@ class Run(Protocol):
         `fds` are inherited under their own numbers. Returns the pid.
         """
 
+    def attend(
+        self, argv: Sequence[str], *, confinement: Confinement, pins: bool, heed: Callable[[int], bool],
+    ) -> int:
+        """Run a program with our own input and output until it ends, and return its exit status (128 + a signal's
+        number, as a shell has it).
+
+        pins:  it may lock memory, without limit.
+        heed:  called for each SIGINT and SIGTERM that comes, with 1 for the first of them; where it returns False the
+               program gets a SIGTERM.
+        """
+
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         """Signal the process that `pid_file` names, if its command line has `mark`; False where there is none.
 
@@ -51,112 +66,6 @@ class Run(Protocol):
 
     def find(self, program: str) -> str | None:
         """The path of an installed program, sbin folders included."""
-
-
-class Monitor(Protocol):
-    """A QMP connection. Raises PeerError where QEMU says no."""
-
-    def execute(self, command: str, **arguments: Json) -> Json: ...
-
-    def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Json) -> bool:
-        """Like `execute`, then wait for an event of that name; False where it did not come."""
-
-    def lend(self, name: str, path: str, *, write: bool = False) -> None:
-        """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
-
-    def give(self, name: str, fd: int) -> None:
-        """Likewise a copy of our descriptor `fd`."""
-
-    def join(self, name: str, other: Monitor) -> None:
-        """Connect this QEMU with another: both know it as `fd:<name>`."""
-
-    def admit(self, path: str) -> str:
-        """Let QEMU read and write the file `path`, and return the name by which it may open it."""
-
-    def retract(self, path: str) -> None:
-        """Take the descriptor back by which it may open the disk `path` to write: what it has open stays so.
-
-        A lock belongs to a descriptor and all its copies (fcntl(2), open file description locks): QEMU, which frees a
-        disk by closing it, would go on holding it by the one in its list.
-        """
-
-    def await_migration(self, status: str, *, timeout_s: float) -> None:
-        """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
-
-        The capability `events` must be set. Raises PeerError where it failed, TimedOut.
-        """
-
-    def wait_closed(self, timeout_s: float) -> bool:
-        """True once QEMU has gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a QEMU told by itself. time_s: since 1970. data: what it has to say of it, {} for nothing."""
-
-    machine: str
-    time_s: float
-    name: str
-    data: Mapping[str, Json]
-
-
-class Events(Protocol):
-    """What QEMUs tell by themselves."""
-
-    def follow(
-        self, sockets: Mapping[str, str], told: Callable[[Event], None], failed: Callable[[str, CloudMeError], None],
-    ) -> None:
-        """Listen to several at once, and return when all have gone.
-
-        sockets: the monitor of each machine, by its name; they are taken for as long as this lasts.
-        failed:  called for a machine that cannot be listened to, or whose QEMU talks nonsense; the others go on.
-        """
-
-
-class Hypervisor(Protocol):
-    """QEMU processes."""
-
-    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
-        """Start QEMU and return when its monitor answers.
-
-        Raises:  Busy where the machine's lock is held, PeerError with QEMU's last words where it ended.
-        """
-
-    def monitor(self, path: str, *, timeout_s: float = 5) -> AbstractContextManager[Monitor]:
-        """Connect to the monitor socket `path`. Raises NotFound where nobody listens, Busy where it is in use."""
-
-    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
-        """Power down all at once: ACPI, at the deadline `quit`, then SIGKILL. Returns when no lock is held."""
-
-    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
-        """Likewise by their monitors alone, not by their locks, with no kill at the end; events are told as they come.
-
-        Returns the names of those that have not gone. Where nobody listens, one has.
-        """
-
-    def bury(self, uuid: str) -> None:
-        """End whatever runs as the user of a machine that is off: taken over, it may have let go of its lock.
-
-        Nothing where machines have no users of their own.
-        """
-
-    def kill(self, lock: str) -> None:
-        """SIGKILL the holder of `lock`, through a pidfd, and return when the lock is free. Nobody there: nothing."""
-
-    def version(self) -> str:
-        """As '7.2.22'."""
-
-    def kvm_usable(self) -> bool:
-        """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Power:
-    """What stopping a machine needs: its name, for messages, its lock, its monitor's socket."""
-
-    name: str
-    lock: str
-    monitor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +119,15 @@ class Net(Protocol):
 
     def sweep(self) -> None:
         """Take away what is left of the guards of taps that are gone."""
+
+    def add_tap(self, name: str, uid: int, mtu: int) -> None:
+        """Make a tap that stays when nobody has it open, and that the user `uid` may open."""
+
+    def join(self, name: str, card: TapCard) -> None:
+        """Guard a tap that stays, and make it a port of the card's bridge, wherever it was, and up."""
+
+    def is_guarded(self, name: str, card: TapCard) -> bool:
+        """Whether such a tap has the guard that its card wants, as far as one sees."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""
@@ -348,6 +266,12 @@ class Files(Protocol):
 
     def chmod(self, path: str, mode: int) -> None: ...
 
+    def allows(self, path: str, uid: int, gid: int, mode: int) -> bool:
+        """Whether a user without capabilities may use a file so. mode: see access(2).
+
+        True where this process cannot become him.
+        """
+
 
 class Iso(Protocol):
     """Writes small ISO 9660 disks."""
@@ -383,6 +307,7 @@ class Host:
     iso: Iso
     keys: Keys
     files: Files
+    devices: Devices
     now: Callable[[], float]
     synchronised: Callable[[], bool]
     become_root: Callable[[], None]

@@ -35,6 +35,7 @@ def machina(tmp_path: Path) -> Machina:
     ({"name": "-x"}, "name: '-x' is no name of a machine"),
     ({"name": "a/b"}, "name: 'a/b' is no name of a machine"),
     ({"name": "a b"}, "name: 'a b' is no name of a machine"),
+    ({"name": "\u212aelvin"}, "name: '\u212aelvin' is no name of a machine"),
     ({"tag": []}, "tag: no such key; 'tags' is one"),
     ({"zzz": 1}, "zzz: no such key: there are attrs, connections, description, devices, id, name, privileges, tags, "
                  "vars, volumes"),

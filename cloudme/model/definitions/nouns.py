@@ -58,6 +58,11 @@ class Kind(StrEnum):
         """Whether `bootable` gives a boot index: to disks, never to the firmware or an installation's medium."""
         return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.qcow2_block, Kind.vvfat_block)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is only read, whatever its pool says."""
+        return self in (Kind.iso_ahci, Kind.iso_scsi, Kind.iso_usb, Kind.vvfat_block)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
@@ -248,3 +253,8 @@ STANDARD_SOCKETS = ("systemd.0", "command.0", "command.1")
 def qmp_socket(run: str, machine: str, name: str) -> str:
     """The path of a QMP socket by its name. run: the folder that holds a folder for each machine."""
     return os.path.join(run, machine, f"{name}.qmp.socket")
+
+
+def swtpm_socket(run: str, machine: str) -> str:
+    """Where a machine's swtpm listens: it has a folder of its own beside `run`, since another unit makes it."""
+    return os.path.join(f"{run}-swtpm", machine, "control.socket")
