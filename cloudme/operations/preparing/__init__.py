@@ -27,7 +27,6 @@ def plan(host: Host, world: World, machines: Iterable[Merged], configuration: Ho
         found += [*made, *volumes.plan(host, one, variables), *links.plan(host, one, known),
                   *mediated.plan(host, one), *passthrough.plan(host, one, known)]
         # swtpm: its state (attributes.tpm_data) is made and given to the user one.uid here
-        # record of the store: the step that publishes it (cloudme/defined.py, publish) comes here
     return found
 
 
