@@ -218,12 +218,7 @@ class Links:
     def join(self, name: str, card: TapCard) -> None:
         if card.guard:
             guard.put(self._run, [(name, card)])
-        try:
-            with _netlink() as netlink:
-                netlink.link("set", index=socket.if_nametoindex(name), master=socket.if_nametoindex(card.bridge or ""),
-                             state="up")
-        except OSError as error:
-            raise _refused(error, card.bridge or "") from error
+        self.plug(name, card.bridge or "")
 
     def is_guarded(self, name: str, card: TapCard) -> bool:
         return not guard.lacking([(name, card)])
