@@ -9,6 +9,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions.tpm import Companions as Companions
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
 from cloudme.model.guestports import Ended as Ended
@@ -337,6 +338,7 @@ class Host:
     net: Net
     outside: Outside
     relays: Relays
+    companions: Companions
     units: Units
     shell: Shell
     agent: Agent

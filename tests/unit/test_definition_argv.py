@@ -142,7 +142,7 @@ def test_an_agent_without_a_port_has_a_socket(machina: Machina) -> None:
 def test_a_tpm_is_a_socket_a_backend_and_a_device(machina: Machina) -> None:
     lines = told(machina, {"tpm": {"enabled": True, "data": {"name": "t", "storage": "tpm-data"}}})
     assert of(lines, "-chardev", "-tpmdev", "-device") == [
-        "-chardev socket,id=tpm.0.socket,path=/run/machina/vm/swtpm/control.socket",
+        "-chardev socket,id=tpm.0.socket,path=/run/machina-swtpm/vm/control.socket",
         "-tpmdev emulator,id=tpm.0,chardev=tpm.0.socket", "-device tpm-crb,tpmdev=tpm.0"]
 
 

@@ -80,6 +80,7 @@ class Volume:
 
     index:  the boot index that it asks for; once merged, the one that it has. 0: none.
     path:   where it is on this host, once merged.
+    secure: of the firmware's code: it was built to write its variables in system management mode, and nobody else can.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Volume:
     bootable: bool = False
     index: int = 0
     path: str = ""
+    secure: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,3 +265,8 @@ STANDARD_SOCKETS = ("systemd.0", "command.0", "command.1")
 def qmp_socket(run: str, machine: str, name: str) -> str:
     """The path of a QMP socket by its name. run: the folder that holds a folder for each machine."""
     return os.path.join(run, machine, f"{name}.qmp.socket")
+
+
+def swtpm_socket(run: str, machine: str) -> str:
+    """Where a machine's swtpm listens: it has a folder of its own beside `run`, since another unit makes it."""
+    return os.path.join(f"{run}-swtpm", machine, "control.socket")

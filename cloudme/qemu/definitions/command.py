@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudme.errors import SpecError, UsageError
 from cloudme.model.definitions import identity
-from cloudme.model.definitions.nouns import Attributes, HostConfiguration, Merged, Processor
+from cloudme.model.definitions.nouns import Attributes, HostConfiguration, Merged, Processor, swtpm_socket
 from cloudme.model.launch import Part
 from cloudme.qemu.definitions import devices
 from cloudme.qemu.definitions.disks import SCSI_DISKS, Disks, disks
@@ -81,6 +81,8 @@ def _impossible(machine: Merged, found: Disks) -> Iterator[tuple[str, str]]:
         yield "name", f"neither {machine.name} nor its tags set attrs.memory.ram"
     if attributes.tpm and not attributes.tpm_data:
         yield "attrs.tpm.enabled", "attrs.tpm.data is not set"
+    if attributes.tpm and attributes.tpm_data and "," in attributes.tpm_data.path:
+        yield "attrs.tpm.data", f"swtpm takes no path with a comma: '{attributes.tpm_data.path[:80]}'"
     for disk in found.of(*SCSI_DISKS):
         if len(disk.volume.wwn) > WWN_TEXT:
             yield f"volumes.{disk.volume.name}.wwn", "QEMU's disks have names of 16 digits"
@@ -107,7 +109,7 @@ def _head(machine: Merged, host: HostConfiguration, found: Disks, ground: Ground
     yield from (("-mon", f"chardev=qmp.{index},mode=control") for index in range(len(attributes.qmp_sockets)))
     if attributes.spice:
         yield "-spice", f"port={attributes.spice_port},addr=127.0.0.1,disable-ticketing=on"
-    if found.code:
+    if found.code and found.code.volume.secure:
         yield "-global", "driver=cfi.pflash01,property=secure,value=on"
     if attributes.spice:
         for size in ("ram_size", "vram_size"):
@@ -153,7 +155,7 @@ def _chardevs(machine: Merged, ground: Ground) -> Iterator[Part]:
         yield devices.spice_channel("vdagent", "vdagent")
         yield from (devices.spice_channel(f"usbredir.{index}", "usbredir") for index in range(2))
     if attributes.tpm:
-        path = attributes.tpm_socket or os.path.join(ground.run, machine.name, "swtpm/control.socket")
+        path = attributes.tpm_socket or swtpm_socket(ground.run, machine.name)
         yield Part("chardev", {"backend": "socket", "id": "tpm.0.socket", "path": path})
 
 
