@@ -162,8 +162,9 @@ def _boot_files() -> dict[str, TextFile]:
         "/etc/initramfs-tools/conf.d/cloudme.conf": TextFile(
             "MODULES=list\nBUSYBOX=n\nKEYMAP=n\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nRESUME=none\n"),
         "/etc/initramfs-tools/modules": TextFile("virtio_pci\nvirtio_blk\n"),
-        # These two take the place of udev: the modules of the list make the disk appear.
-        "/etc/initramfs-tools/scripts/init-top/udev": TextFile(EMULATED, 0o755),
+        "/etc/initramfs-tools/hooks/cloudme": TextFile(SCSI_MODULES, 0o755),
+        # These two take the place of udev: the modules of the list make the disk appear, or the first one does.
+        "/etc/initramfs-tools/scripts/init-top/udev": TextFile(EARLY, 0o755),
         "/etc/initramfs-tools/scripts/init-bottom/udev": TextFile("#!/bin/sh\n", 0o755),
         # No check at boot (the last 0): ext4 replays its journal when it is mounted.
         "/etc/fstab": TextFile("LABEL=root / ext4 errors=remount-ro,discard 0 0\n"),
@@ -176,11 +177,28 @@ def _boot_files() -> dict[str, TextFile]:
     }
 
 
-EMULATED = """\
+SCSI_MODULES = """\
 #!/bin/sh
+[ "$1" = prereqs ] && exit 0
+. /usr/share/initramfs-tools/hook-functions
+manual_add_modules virtio_scsi sd_mod
+"""
+
+EARLY = """\
+#!/bin/sh
+[ "$1" = prereqs ] && exit 0
+# Disks of definitions are behind a SCSI controller of virtio's (virtio, 4.1.2.1: transitional, modern); others need no
+# SCSI at all.
+for device in /sys/bus/pci/devices/*/device; do
+	read -r id <"$device"
+	case $id in
+	0x1004 | 0x1048)
+		modprobe -a virtio_scsi sd_mod
+		;;
+	esac
+done
 # Only where the CPU is emulated: it translates a library once for every address that it is loaded at, so let that be
 # always the same; and drivers for the CPU's gifts (nested machines, fast ciphers) give nothing there.
-[ "$1" = prereqs ] && exit 0
 while read -r line; do
 	case $line in
 	*"QEMU TCG"*)
