@@ -264,6 +264,16 @@ def definitions(root: str | None) -> str:
     return folder if os.path.isdir(folder) else "."
 
 
+def units(root: str | None) -> str:
+    """The folder of the units that whoever runs a host makes (systemd.unit(5)). root: see `definitions`."""
+    return os.path.join(root or "/", "etc/systemd/system")
+
+
+def sysusers(root: str | None) -> str:
+    """The folder of the users that are made at boot (sysusers.d(5))."""
+    return os.path.join(root or "/", "etc/sysusers.d")
+
+
 def text_templates() -> str:
     """The folder of the *.j2 files: beside the package in a checkout, else where setup.cfg installs them."""
     import sys

@@ -281,6 +281,42 @@ _cloudme_vmstop() {
 }
 complete -F _cloudme_vmstop vmstop
 
+_cloudme_vmunit() {
+    case $(_cloudme_command generate enable disable status remove) in
+    generate)
+    _cloudme_answer '-h --help --host-config --root --all --preview --check --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    enable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    disable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    status)
+    _cloudme_answer '-h --help --host-config --root --all --json --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    remove)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    *)
+    _cloudme_answer '-h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        '=generate=enable=disable=status=remove'
+        ;;
+    esac
+}
+complete -F _cloudme_vmunit vmunit
+
 _cloudme_vmupdate() {
     _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --realm:realms' \

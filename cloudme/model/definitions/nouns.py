@@ -73,6 +73,11 @@ class Kind(StrEnum):
         """Whether `bootable` gives a boot index: to disks, never to the firmware or an installation's medium."""
         return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.vvfat_block)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is only read, whatever its pool says."""
+        return self in (Kind.iso_ahci, Kind.iso_scsi, Kind.iso_usb, Kind.vvfat_block)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:

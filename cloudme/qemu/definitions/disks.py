@@ -66,7 +66,7 @@ def disks(machine: Merged, host: HostConfiguration) -> Disks:
     attributes = machine.attributes
     firmware = [it for it in (attributes.firmware_code, attributes.firmware_variables) if it]
     names = _names(machine, host, [*firmware, *machine.volumes])
-    found = [Disk(volume, pool.kind, pool.readonly or pool.kind in (*MEDIA, Kind.vvfat_block), name)
+    found = [Disk(volume, pool.kind, pool.readonly or pool.kind.fixed, name)
              for volume, name in zip([*firmware, *machine.volumes], names, strict=True)
              for pool in [host.storage[volume.storage]]]
     code = found[0] if attributes.firmware_code else None
