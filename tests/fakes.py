@@ -589,8 +589,8 @@ def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "groups": FakeGroups(), "net": FakeNet(),
-        "outside": FakeOutside(), "relays": FakeRelays(), "companions": FakeCompanions(), "units": FakeUnits(), "agent": FakeAgent(),
-        "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
+        "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
+        "companions": FakeCompanions(), "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
         "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,

@@ -1,4 +1,4 @@
-"""What UEFI guests are made of: Debian's signed boot loaders, a kernel, and the disk from which firmware starts them."""
+"""What UEFI guests are made of: Debian's signed boot loaders, a kernel, and the disk that firmware starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ halt
 """
 ESP_KIB = 64 << 10
 CERTIFICATES = 4
-"""Of the data directories of a PE file (PE Format, Optional Header Data Directories): in 64-bit ones from byte 112 on."""
+"""Of the data directories of a PE file (PE Format, Optional Header Data Directories), which begin at byte 112."""
 
 
 def loaders(cache: Path) -> dict[str, Path]:

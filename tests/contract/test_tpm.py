@@ -48,8 +48,8 @@ def qemu(tpm: Tpm) -> Iterator[subprocess.Popen[str]]:
     """One that has connected, and holds its machine still; it says what TPM it has."""
     with subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-nodefaults", "-nographic", "-S",
-             "-chardev", f"socket,id=tpm.0.socket,path={tpm.socket}", "-tpmdev", "emulator,id=tpm.0,chardev=tpm.0.socket",
-             "-device", "tpm-crb,tpmdev=tpm.0", "-qmp", "stdio"],
+             "-chardev", f"socket,id=tpm.0.socket,path={tpm.socket}", "-tpmdev",
+             "emulator,id=tpm.0,chardev=tpm.0.socket", "-device", "tpm-crb,tpmdev=tpm.0", "-qmp", "stdio"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdin and process.stdout and process.stdout.readline()

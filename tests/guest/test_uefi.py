@@ -29,7 +29,7 @@ from tests.guest.conftest import CACHE, ROOT, Cloud
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
-SECURE = {"code": {"name": "OVMF_CODE_4M.secboot", "storage": "ovmf"}}
+SECURE = {"code": {"name": "OVMF_CODE_4M.ms", "storage": "ovmf"}}
 """Debian's build for secure boot; its template of variables has Microsoft's keys, by which shim is signed."""
 PLAIN = {"code": {"name": "OVMF_CODE_4M", "storage": "ovmf", "secure": False}}
 NONCE = os.urandom(8).hex()

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudme.errors import SpecError, UsageError
-from cloudme.model.definitions import tpm
 from cloudme.qemu.definitions import command
 from cloudme.qemu.definitions.places import PLACES, Kind, allot
 from tests.conftest import Ended
@@ -145,18 +144,6 @@ def test_a_tpm_is_a_socket_a_backend_and_a_device(machina: Machina) -> None:
     assert of(lines, "-chardev", "-tpmdev", "-device") == [
         "-chardev socket,id=tpm.0.socket,path=/run/machina-swtpm/vm/control.socket",
         "-tpmdev emulator,id=tpm.0,chardev=tpm.0.socket", "-device tpm-crb,tpmdev=tpm.0"]
-
-
-@pytest.mark.parametrize(("attrs", "folder"), [
-    ({}, None), ({"enabled": False, "data": {"name": "t", "storage": "tpm-data"}}, None),
-    ({"enabled": True, "data": {"name": "t", "storage": "tpm-data"}}, "/p/t.tpm-data"),
-    ({"enabled": True, "data": {"name": "t", "storage": "tpm-data"}, "socket": {"path": "/somebody/elses"}}, None),
-])
-def test_a_tpm_of_our_own_is_one_that_nobody_else_serves(
-        machina: Machina, attrs: dict[str, Any], folder: str | None) -> None:
-    machina.machine("vm", {"attrs": RAM | {"tpm": attrs}})
-    assert tpm.of(machina.one(), "/run/machina") == (
-        tpm.Tpm(folder, "/run/machina-swtpm/vm/control.socket") if folder else None)
 
 
 @pytest.mark.parametrize(("code", "locked"), [({}, True), ({"secure": True}, True), ({"secure": False}, False)])
