@@ -33,7 +33,7 @@ class Beside:
         confinement = Confinement(uid=uid if confine.foreign(uid) else None)
         with contextlib.ExitStack() as mine:
             _folder(os.path.dirname(tpm.socket), confinement.uid)
-            mine.callback(confine.within, confinement, lambda: _removed(tpm.socket))
+            mine.callback(_cleared, tpm.socket, confinement)
             for argv in tpm.setup:
                 self._run(argv, timeout_s=SETUP_S, confinement=confinement)
             with reported(tpm.socket):
@@ -70,9 +70,12 @@ def _listener(path: str) -> socket.socket:
     return listener
 
 
-def _removed(path: str) -> None:
+def _cleared(path: str, confinement: Confinement) -> None:
+    """The socket and its folder are gone."""
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        confine.within(confinement, lambda: os.unlink(path))
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
 
 
 def _ended(pid: int, pidfd: int) -> None:
