@@ -1,4 +1,4 @@
-"""Reads units as systemd does (systemd.syntax(7), systemd.service(5) COMMAND LINES), and knows nothing of who wrote them."""
+"""Reads units as systemd does (systemd.syntax(7), systemd.service(5), COMMAND LINES), whoever wrote them."""
 
 from __future__ import annotations
 

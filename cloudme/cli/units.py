@@ -19,7 +19,8 @@ from cloudme.operations import units
 
 STALE = 1
 COLOURS = {"active": 32, "failed": 31, "activating": 33, "deactivating": 33, "reloading": 33}
-"""Of states, on a terminal (ECMA-48, SGR); systemctl's."""
+PLAIN = 39
+"""Colours of states, on a terminal (ECMA-48, SGR); systemctl's. Each has two digits: columns stay straight."""
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -151,7 +152,7 @@ def _row(row: Mapping[str, object]) -> Iterator[str]:
     import time
 
     active = str(row["active"])
-    colour = COLOURS.get(active) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else None
+    colour = COLOURS.get(active, PLAIN) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else None
     since = row["since"]
     yield str(row["machine"])
     yield str(row["enabled"] or "-")

@@ -64,13 +64,13 @@ class Write:
 class Users:
     """systemd-sysusers makes who is missing; they stay where another step fails: others may be at it."""
 
-    path: str
+    paths: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"make the users of {self.path}"
+        return f"make the users of {' '.join(self.paths)}"
 
     def do(self, host: Host) -> None:
-        host.units.users(self.path)
+        host.units.users(self.paths)
 
     def undo(self, host: Host) -> None: ...
 
@@ -188,7 +188,8 @@ def write(transaction: Transaction, folders: Folders, writes: Sequence[Write]) -
     transaction.apply([Parallel(writes)])  # most of it is waiting for the disk
     if folders.root is not None or not writes or not transaction.host.units.running():
         return
-    transaction.apply([Users(one.path) for one in writes if one.text is not None and one.path.endswith(".conf")])
+    if users := tuple(one.path for one in writes if one.text is not None and one.path.endswith(".conf")):
+        transaction.apply([Users(users)])
     if any(not one.path.endswith(".conf") for one in writes):
         transaction.apply([Reload()])
 
@@ -214,8 +215,10 @@ def enable(transaction: Transaction, folders: Folders, machines: Sequence[str], 
     for machine in machines:
         if transaction.host.files.mode(folders.path(units.unit(machine))) is None:
             raise NotFound(f"no unit of '{machine}'", hint=f"vmunit generate {machine}")
-    if machines:
-        transaction.apply([Enable(tuple(map(units.unit, machines)), folders.root, on)])
+    names = [units.unit(machine) for machine in machines]
+    already = _enabled(transaction.host, folders, names)
+    if others := tuple(name for name in names if (name in already) != on):
+        transaction.apply([Enable(others, folders.root, on)])
 
 
 def states(host: Host, machines: Sequence[str]) -> list[UnitState]:

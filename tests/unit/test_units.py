@@ -1,4 +1,4 @@
-"""Units of definitions: the seed's example in full, what each setting lets through, and that nothing escapes its place."""
+"""Units of definitions: the seed's example in full, what each setting lets through; nothing escapes its place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,15 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from cloudme.errors import AlreadyExists, Busy, NotFound, SpecError
+from cloudme.errors import SpecError
 from cloudme.formats.definitions import Site, quoting, units
-from cloudme.host.files import Below
 from cloudme.model.definitions import accounts
 from cloudme.model.definitions.nouns import Merged
-from cloudme.model.steps import Transaction
-from cloudme.operations import units as operations
 from cloudme.qemu.definitions import command
 from cloudme.qemu.launch import BINARY
-from tests import fakes, unitfiles
+from tests import unitfiles
 from tests.conftest import Ended
-from tests.unit.test_definitions import ID, OTHER, SEED, Machina
+from tests.unit.test_definitions import SEED, Machina
 
 GOLDEN = SEED.parent / "test-vm.service"
 GROUND = command.Ground(run="/run/machina")
@@ -200,8 +196,8 @@ def test_what_systemd_does_not_take_is_an_error_of_the_definition(machina: Machi
 # quoting
 
 @pytest.mark.parametrize(("text", "quoted"), [
-    ("a=b,c:d/e", "a=b,c:d/e"), ("", '""'), ("a b", '"a b"'), ("100%", "100%%"), ("$a", '"$$a"'), ('a"b\'', '"a\\"b\'"'),
-    ("a\\", '"a\\\\"'), (";", '";"'), ("#x", '"#x"'), ("é", '"é"'),
+    ("a=b,c:d/e", "a=b,c:d/e"), ("", '""'), ("a b", '"a b"'), ("100%", "100%%"), ("$a", '"$$a"'),
+    ('a"b\'', '"a\\"b\'"'), ("a\\", '"a\\\\"'), (";", '";"'), ("#x", '"#x"'), ("é", '"é"'),
 ])
 def test_a_word_of_a_command_is_quoted(text: str, quoted: str) -> None:
     assert quoting.argument(text) == quoted
@@ -214,184 +210,6 @@ def test_words_are_read_back_as_they_were(given_words: list[str]) -> None:
     assert unitfiles.words(" ".join(map(quoting.path, given_words))) == given_words
 
 
-# files
-
-@pytest.fixture
-def root(machina: Machina) -> Path:
-    """A host that is off, with one machine."""
-    machina.machine("vm", {"attrs": RAM})
-    return machina.folder.parents[1]
-
-
-def vmunit(command: Callable[..., Ended], root: Path, *words: str) -> Ended:
-    return command("vmunit", *words, "--root", str(root))
-
-
-def unit_of(root: Path, name: str = "vm") -> Path:
-    return root / f"etc/systemd/system/machina-{name}.service"
-
-
-def test_the_second_time_nothing_is_written_or_said(command: Callable[..., Ended], root: Path) -> None:
-    assert vmunit(command, root, "generate", "vm") == Ended(0, "", "")
-    before = unit_of(root).stat()
-    assert stat.S_IMODE(before.st_mode) == 0o644 and (root / "etc/sysusers.d/machina-vm.conf").exists()
-    assert vmunit(command, root, "generate", "--all") == Ended(0, "", "")
-    assert unit_of(root).stat() == before
-
-
-def test_check_names_what_is_missing_or_stale_and_changes_nothing(command: Callable[..., Ended], root: Path) -> None:
-    missing = vmunit(command, root, "generate", "--all", "--check")
-    assert (missing.status, missing.stdout.splitlines()) == (1, [
-        str(unit_of(root)), str(root / "etc/sysusers.d/machina-vm.conf")])
-    assert not unit_of(root).exists()
-    vmunit(command, root, "generate", "--all")
-    assert vmunit(command, root, "generate", "--all", "--check") == Ended(0, "", "")
-    unit_of(root).write_text(unit_of(root).read_text("utf-8") + "# more\n", "utf-8")
-    assert vmunit(command, root, "generate", "--all", "--check") == Ended(1, f"{unit_of(root)}\n", "")
-
-
-def test_a_unit_that_changes_is_shown_first(command: Callable[..., Ended], root: Path, machina: Machina) -> None:
-    vmunit(command, root, "generate", "vm")
-    machina.machine("vm", {"attrs": RAM | {"memory": {"ram": 128}}})
-    tried = vmunit(command, root, "generate", "vm", "--dry-run")
-    assert {"--m size=64M \\", "+-m size=128M \\", f"write {unit_of(root)}"} <= set(tried.stdout.splitlines())
-    done = vmunit(command, root, "generate", "vm")
-    assert done.stdout == "" and "+-m size=128M \\" in done.stderr.splitlines()
-    assert vmunit(command, root, "generate", "vm") == Ended(0, "", "")
-
-
-def test_several_previews_have_heads(command: Callable[..., Ended], root: Path, machina: Machina) -> None:
-    machina.machine("b", {"id": OTHER, "attrs": RAM})
-    said = vmunit(command, root, "generate", "--all", "--preview").stdout
-    assert [line for line in said.splitlines() if line.startswith("----")] == [
-        "----machina-b.service----", "----machina-vm.service----"]
-
-
-def test_somebody_elses_unit_stays(command: Callable[..., Ended], root: Path) -> None:
-    unit_of(root).parent.mkdir(parents=True)
-    unit_of(root).write_text("[Unit]\n", "utf-8")
-    for words in (["generate"], ["remove"]):
-        ended = vmunit(command, root, *words, "vm")
-        assert (ended.status, unit_of(root).read_text("utf-8")) == (73, "[Unit]\n")
-        assert f"{unit_of(root)} is not ours" in ended.stderr
-    assert not (root / "etc/sysusers.d").exists()
-
-
-def test_a_tpm_that_is_gone_takes_its_unit_with_it(command: Callable[..., Ended], root: Path, machina: Machina) -> None:
-    machina.host({"storage": {"tpm": {"path": "/srv/tpm", "type": "tpm-data"}}})
-    machina.machine("vm", {"attrs": RAM | {"tpm": {"enabled": True, "data": {"name": "t", "storage": "tpm"}}}})
-    vmunit(command, root, "generate", "vm")
-    assert unit_of(root, "swtpm-vm").exists()
-    machina.machine("vm", {"attrs": RAM})
-    assert vmunit(command, root, "generate", "vm", "--check").stdout.splitlines() == [
-        str(unit_of(root)), str(unit_of(root, "swtpm-vm"))]
-    vmunit(command, root, "generate", "vm")
-    assert unit_of(root).exists() and not unit_of(root, "swtpm-vm").exists()
-
-
-def test_remove_needs_no_definition_and_leaves_no_file(command: Callable[..., Ended], root: Path,
-                                                      machina: Machina) -> None:
-    vmunit(command, root, "generate", "vm")
-    Path(f"{unit_of(root)}.d").mkdir()
-    (machina.machines / "vm.conf.json").unlink()
-    assert vmunit(command, root, "remove", "vm").status == 0
-    assert sorted(path.name for path in root.rglob("*") if path.is_file()) == ["machina.conf.json"]
-    assert not Path(f"{unit_of(root)}.d").exists()
-    assert vmunit(command, root, "remove", "vm").status == 66
-
-
-def test_what_somebody_added_to_a_unit_stays(command: Callable[..., Ended], root: Path) -> None:
-    vmunit(command, root, "generate", "vm")
-    mine = Path(f"{unit_of(root)}.d/mine.conf")
-    mine.parent.mkdir()
-    mine.touch()
-    vmunit(command, root, "remove", "--all")
-    assert mine.exists() and not unit_of(root).exists()
-
-
-def test_templates_of_the_hosts_own_win(command: Callable[..., Ended], root: Path) -> None:
-    (root / "etc/cloudme/templates").mkdir(parents=True)
-    (root / "etc/cloudme/templates/machine.service.j2").write_text("[Unit]\nDescription={{ name }}\n", "utf-8")
-    assert vmunit(command, root, "generate", "--preview", "vm").stdout.splitlines()[1:] == ["[Unit]", "Description=vm"]
-
-
-@pytest.mark.parametrize(("words", "status"), [
-    (["generate"], 64), (["enable"], 64), (["generate", "no"], 66), (["enable", "vm"], 66), (["remove", "../x"], 64),
-    (["status"], 64),
-])
-def test_what_cannot_be_asked(command: Callable[..., Ended], root: Path, words: list[str], status: int) -> None:
-    assert vmunit(command, root, *words).status == status
-
-
-# systemd
-
-@pytest.fixture
-def live(root: Path, machina: Machina) -> tuple[fakes.FakeUnits, Callable[[], Transaction], operations.Folders,
-                                                dict[str, dict[str, str]]]:
-    """systemd, what makes a transaction on a host with it, where files are, and what is wanted of machine vm."""
-    systemd = fakes.FakeUnits()
-    host = fakes.host(units=systemd, files=Below(str(root)))
-    site = machina.read()
-    folders = operations.Folders("/etc/systemd/system", "/etc/sysusers.d")
-    return systemd, lambda: Transaction(host, lambda line: None), folders, {"vm": texts(site, site.pick()[0])}
-
-
-Live = tuple[fakes.FakeUnits, Callable[[], Transaction], operations.Folders, dict[str, dict[str, str]]]
-
-
-def test_users_are_made_and_units_read_anew_only_where_something_was_written(live: Live) -> None:
-    systemd, transaction, folders, wanted = live
-    for _ in range(2):
-        it = transaction()
-        operations.write(it, folders, operations.changes(it.host, folders, wanted))
-    assert systemd.said == ["users /etc/sysusers.d/machina-vm.conf", "daemon-reload"]
-
-
-def test_enable_and_remove_ask_systemd(live: Live, root: Path) -> None:
-    systemd, transaction, folders, wanted = live
-    it = transaction()
-    with pytest.raises(NotFound):
-        operations.enable(it, folders, ["vm"], on=True)
-    operations.write(it, folders, operations.changes(it.host, folders, wanted))
-    operations.enable(it, folders, ["vm"], on=True)
-    systemd.active.add("machina-vm.service")
-    assert operations.running(it.host, folders, ["vm"]) == operations.known(it.host, folders) == ["vm"]
-    with pytest.raises(Busy):
-        operations.remove(it, folders, ["vm"])
-    systemd.active.clear()
-    systemd.said.clear()
-    operations.remove(it, folders, ["vm"])
-    assert systemd.said == ["disable machina-vm.service", "daemon-reload"]
-    assert operations.known(it.host, folders) == [] and not unit_of(root).exists()
-
-
-def test_only_accounts_of_ours_are_removed(live: Live, root: Path, machina: Machina) -> None:
-    _, transaction, folders, wanted = live
-    uid = accounts.of(machina.one()).uid
-    for number, calls in ((uid, [["userdel", "machina-vm"], ["groupdel", "machina-vm"]]), (1000, [])):
-        (root / "etc/passwd").write_text(f"root:x:0:0::/:\nmachina-vm:x:{number}:1::/:\n", "utf-8")
-        (root / "etc/group").write_text(f"machina-vm:x:{number}:\n", "utf-8")
-        it = transaction()
-        run = it.host.run
-        assert isinstance(run, fakes.FakeRun)
-        run.calls.clear()
-        operations.write(it, folders, operations.changes(it.host, folders, wanted))
-        operations.remove(it, folders, ["vm"])
-        assert run.calls == calls
-
-
-def test_a_step_that_fails_leaves_what_was_there(live: Live, root: Path) -> None:
-    systemd, transaction, folders, wanted = live
-    systemd.files["machina-vm.service"] = False
-    it = transaction()
-    operations.write(it, folders, operations.changes(it.host, folders, wanted))
-    before = unit_of(root).read_text("utf-8")
-    with pytest.raises(AlreadyExists), transaction() as it:
-        operations.remove(it, folders, ["vm"])
-        raise AlreadyExists("another")
-    assert unit_of(root).read_text("utf-8") == before
-
-
 # anything at all
 
 NASTY = st.text(st.sampled_from("ab9\"'%$\\{}();,:=#-~/. é日\u00a0|&<>*?!`@[]^+"), min_size=1, max_size=16)
@@ -400,6 +218,10 @@ KINDS = ("raw", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "is
 PATTERN = st.integers(0, 19).flatmap(
     lambda number: NASTY.map(lambda text: text.replace("$", "") + "${volume}") if number < 19 else NASTY)
 _numbers = itertools.count()
+
+
+def _name(item: Any) -> str:
+    return str(item["name"])
 
 
 @st.composite
@@ -412,8 +234,8 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
             "pci": {"gpu": {"address": "c1:00.0", "class": "gpu"}}}
     volume = st.fixed_dictionaries({"name": WILD, "storage": st.sampled_from(KINDS)}, optional={
         "serial": WILD, "bootable": st.booleans()})
-    lists = {"volumes": volume, "connections": st.fixed_dictionaries({"name": WILD, "network": st.just("n")}),
-             "devices": st.fixed_dictionaries({"name": WILD, "class": st.just("gpu")})}
+    connection = st.fixed_dictionaries({"name": WILD, "network": st.just("n")})
+    device = st.fixed_dictionaries({"name": WILD, "class": st.just("gpu")})
     attrs: dict[str, Any] = {
         "memory": {"ram": draw(st.integers(1, 1 << 20))}, "limits": draw(st.fixed_dictionaries({}, optional={
             "cpus": st.sampled_from(["1.25", "max"]), "io": st.sampled_from(["5M", "max"]), "tasks": st.just("max")})),
@@ -422,7 +244,8 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
         "tpm": {"enabled": draw(st.booleans()), "data": {"name": "t", "storage": "tpm"}}}
     machine = {"id": f"00000000-0000-0000-0000-{next(_numbers) + 1:012}", "attrs": attrs,
                "description": draw(WILD), "vars": draw(st.dictionaries(WILD, WILD, max_size=2)),
-               **{key: draw(st.lists(one, max_size=3, unique_by=lambda it: it["name"])) for key, one in lists.items()}}
+               **{f"{key}s": draw(st.lists(one, max_size=3, unique_by=_name)) for key, one in (
+                   ("volume", volume), ("connection", connection), ("device", device))}}
     if draw(st.integers(0, 19)) == 19:
         machine["privileges"] = {"filesystem": {"group": {"name": draw(WILD)}}}
     return host, machine

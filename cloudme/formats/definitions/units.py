@@ -11,6 +11,7 @@ from typing import Any
 from cloudme.errors import SpecError, UsageError
 from cloudme.formats import render
 from cloudme.formats.definitions import quoting
+from cloudme.layout import unit as unit
 from cloudme.model.definitions import accounts, tpm
 from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged
 from cloudme.model.limits import UNLIMITED, check
@@ -36,10 +37,16 @@ class Place:
 
     path: str
     writable: bool
+    folder: bool = False
 
     @property
     def device(self) -> bool:
         return self.path.startswith("/dev/")
+
+    @property
+    def within(self) -> str:
+        """The folder that has to be there first."""
+        return self.path if self.folder else os.path.dirname(self.path)
 
     @property
     def hidden(self) -> bool:
@@ -53,10 +60,6 @@ class Place:
     def optional(self) -> str:
         """With the mark by which a path that is missing is left out: QEMU will say so, and more clearly."""
         return quoting.path(f"-{self.path}")
-
-
-def unit(machine: str) -> str:
-    return f"machina-{machine}.service"
 
 
 def swtpm_unit(machine: str) -> str:
@@ -97,7 +100,7 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
     if its := tpm.of(machine, run):
         made[swtpm_unit(name)] = render.text(
             "swtpm.service.j2", config, command=_line(its.daemon), setup=[_line(words) for words in its.setup],
-            **_granted([Place(its.folder, True)]), **values)
+            **_granted([Place(its.folder, True, folder=True)]), **values)
     made = {name: head.format(name) + text for name, text in made.items()}
     return {**made, users(name): f"{MARK}.\n" + render.text("sysusers.conf.j2", config, **values)}
 
@@ -131,10 +134,10 @@ def _places(machine: Merged, host: HostConfiguration) -> Iterator[Place]:
     for volume in (*firmware, *machine.volumes):
         pool = host.storage[volume.storage]
         if pool.kind != Kind.tpm_data:
-            yield Place(volume.path, not (pool.readonly or pool.kind.fixed))
+            yield Place(volume.path, not (pool.readonly or pool.kind.fixed), pool.kind == Kind.vvfat_block)
     folders = [os.path.dirname(os.path.normpath(path)) for path in attributes.qmp_sockets]
     own = {"", "/", "//", *folders[:len(STANDARD_SOCKETS)]}
-    yield from (Place(folder, True) for folder in folders if folder not in own and folder.startswith("/"))
+    yield from (Place(folder, True, folder=True) for folder in folders if folder not in own and folder.startswith("/"))
 
 
 def _granted(places: list[Place]) -> dict[str, list[Any]]:
@@ -143,7 +146,7 @@ def _granted(places: list[Place]) -> dict[str, list[Any]]:
     found = [every[path] for path in sorted(every)]
     plain = [place for place in found if not place.device]
     return {"nodes": [place for place in found if place.device],
-            "folders": sorted({quoting.path(os.path.dirname(place.path)) for place in plain}),
+            "folders": sorted({quoting.path(place.within) for place in plain}),
             "written": [place for place in plain if place.writable and not place.hidden],
             "bound": [place for place in plain if place.writable and place.hidden],
             "shown": [place for place in plain if not place.writable and place.hidden]}
@@ -163,6 +166,6 @@ def _limits(limits: Limits, places: list[Place]) -> Iterator[str]:
     if limits.tasks is not None:
         yield f"TasksMax={bound(limits.tasks)}"
     if limits.io_bps is not None:
-        for folder in sorted({os.path.dirname(place.path) for place in places if not place.device}):
+        for folder in sorted({place.within for place in places if not place.device}):
             yield f"IOReadBandwidthMax={quoting.path(folder)} {bound(limits.io_bps)}"
             yield f"IOWriteBandwidthMax={quoting.path(folder)} {bound(limits.io_bps)}"
