@@ -55,17 +55,32 @@ def generate(args: argparse.Namespace) -> int | None:
         _tell_difference(args, change)
     with cli.transaction(args, host) as transaction:
         units.write(transaction, where, changes)
-        _publish(transaction, where, machines)
+        _publish(args, transaction, where, machines, site)
     _tell(args, machines, changes, units.running(host, where, [machine.name for machine in machines]))
     return None
 
 
-def _publish(transaction: Transaction, where: units.Folders, machines: Sequence[Merged]) -> None:
-    """HERE cloudme/defined.py is to publish the store's record of each machine, where `where.root` is None."""
+def _publish(args: argparse.Namespace, transaction: Transaction, where: units.Folders, machines: Sequence[Merged],
+             site: Site) -> None:
+    """On this host they are machines as all others are."""
+    if where.root is None and not transaction.dry_run:
+        from cloudme import defined
+        from cloudme.operations import networks
+
+        store = cli.store(args)
+        defined.publish(transaction.host, store, machines, site.host)
+        networks.refresh_names(transaction.host, store)
 
 
-def _withdraw(transaction: Transaction, where: units.Folders, names: Sequence[str]) -> None:
-    """HERE cloudme/defined.py is to withdraw the store's record of each machine, where `where.root` is None."""
+def _withdraw(args: argparse.Namespace, transaction: Transaction, where: units.Folders, names: Sequence[str]) -> None:
+    if where.root is None and not transaction.dry_run:
+        from cloudme import defined
+        from cloudme.operations import networks
+
+        store = cli.store(args)
+        for name in names:
+            defined.withdraw(store, name)
+        networks.refresh_names(transaction.host, store)
 
 
 def _texts(args: argparse.Namespace, site: Site, machines: Sequence[Merged]) -> dict[str, dict[str, str]]:
@@ -129,7 +144,7 @@ def remove(args: argparse.Namespace) -> None:
     _permitted(args, where)
     with cli.transaction(args, host) as transaction:
         units.remove(transaction, where, names)
-        _withdraw(transaction, where, names)
+        _withdraw(args, transaction, where, names)
 
 
 def status(args: argparse.Namespace) -> None:
