@@ -28,7 +28,10 @@ def prepare(args: argparse.Namespace) -> None:
     site = definitions.site(args)
     machines = site.pick(args.names)
     host = cli.host(args)
-    steps = preparing.plan(host, cli.world(args), machines, site.host)
+    plan = preparing.plan_tpms if args.tpm else preparing.plan
+    steps = plan(host, cli.world(args), machines, site.host)
+    for doubt in preparing.doubts(host, machines):
+        cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
         transaction.apply(steps)
 
@@ -57,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     foreground.check(one)
     argv = command.argv(command.options(machine, site.host, definitions.ground()))
     folder = foreground.MakeFolder(one)
+    for doubt in preparing.doubts(host, [machine]):
+        cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
         transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
         if args.dry_run:
