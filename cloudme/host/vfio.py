@@ -130,19 +130,31 @@ class Sysfs:
                 os.close(fd)
 
     def _disks(self, device: str) -> Iterator[str]:
-        """The disks behind a device that somebody has claimed: mounts, RAID, LVM and ZFS do (open(2), O_EXCL)."""
+        """The disks behind a device that are in use."""
         below = os.path.realpath(device) + os.sep
         for path in _names(self._at(BLOCK)):
             name = MULTIPATH.sub(r"\1\2", path)
-            if os.path.realpath(self._at(BLOCK, path)).startswith(below) and self._claimed(name):
+            if os.path.realpath(self._at(BLOCK, path)).startswith(below) and (
+                    self._claimed(name) or self._mounted(name)):
                 yield name
 
     def _claimed(self, disk: str) -> bool:
+        """Mounts, RAID, LVM and ZFS claim a disk, or a part of it (open(2), O_EXCL)."""
         try:
             os.close(os.open(self._at("dev", disk.replace("!", "/")), os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK))
         except OSError as error:
             return error.errno == errno.EBUSY
         return False
+
+    def _mounted(self, disk: str) -> bool:
+        """The same without opening it, which systemd forbids in a unit (DevicePolicy): ZFS is not seen then."""
+        parts = [disk, *(name for name in _names(self._at(BLOCK, disk)) if name.startswith(disk))]
+        folders = [self._at(BLOCK, disk), *(self._at(BLOCK, disk, part) for part in parts[1:])]
+        mounts = [line.split() for line in _read(self._at("proc/self/mountinfo")).splitlines()]
+        used = {mount[2] for mount in mounts} | {mount[mount.index("-") + 2] for mount in mounts}
+        used |= {line.split()[0] for line in _read(self._at("proc/swaps")).splitlines()}
+        return any(_names(folder, "holders") for folder in folders) or not used.isdisjoint(
+            {_read(folder, "dev") for folder in folders} | {f"/dev/{part.replace('!', '/')}" for part in parts})
 
 
 @contextlib.contextmanager

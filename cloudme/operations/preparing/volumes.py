@@ -51,14 +51,14 @@ class Give:
 
 
 def _change(fd: int, uid: int, gid: int, mode: int) -> None:
-    """The mode first, so that at no moment somebody can write who could not before; chown(2) would clear bits of it."""
-    real = os.open(paths.by_number(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        os.fchmod(real, mode & OWN)
-        os.fchown(real, uid, gid)
-        os.fchmod(real, mode)
-    finally:
-        os.close(real)
+    """By the number of what is open as a path: a device is not opened, which systemd may forbid (DevicePolicy).
+
+    The mode is narrow first, so that at no moment somebody can write who could not before.
+    """
+    path = paths.by_number(fd)
+    os.chmod(path, mode & OWN)
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
 
 
 def plan(host: Host, tenant: Tenant, made: str) -> Iterator[Step]:
