@@ -268,7 +268,7 @@ _cloudme_vmlogs() {
 complete -F _cloudme_vmlogs vmlogs
 
 _cloudme_vmprepare() {
-    _cloudme_answer '--host-config --root --tpm --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '--host-config --root -a --all --tpm --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '--host-config:files --root:folders --realm:realms' \
         'definitions*'
 }
@@ -310,7 +310,7 @@ _cloudme_vmstop() {
 complete -F _cloudme_vmstop vmstop
 
 _cloudme_vmteardown() {
-    _cloudme_answer '--dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-a --all --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '--realm:realms' \
         'definitions*'
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cloudme import cli
-from cloudme.errors import NotPermitted
+from cloudme.errors import CloudMeError, NotPermitted, UsageError
 from cloudme.model.steps import uninterrupted
 from cloudme.operations import preparing
 from cloudme.operations.preparing import foreground, notes, tenant
@@ -25,21 +25,34 @@ def prepare(args: argparse.Namespace) -> None:
     from cloudme.cli import definitions
 
     root_only()
+    _named(args)
     site = definitions.site(args)
     machines = site.pick(args.names)
     host = cli.host(args)
     plan = preparing.plan_tpms if args.tpm else preparing.plan
     steps = plan(host, cli.world(args), machines, site.host)
-    for doubt in preparing.doubts(host, machines):
+    for doubt in [] if args.tpm else preparing.doubts(host, machines):
         cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
         transaction.apply(steps)
+        if args.tpm or args.root is not None or transaction.dry_run:
+            return
+    try:
+        definitions.publish(args, host, machines, site)
+    except CloudMeError as error:  # it can run all the same
+        cli.teller(args)(f"{error.message}: vmrunning does not know of it")
+
+
+def _named(args: argparse.Namespace) -> None:
+    if bool(args.names) == args.all:
+        raise UsageError("either names or --all are wanted", hint="see --help")
 
 
 def tear_down(args: argparse.Namespace) -> None:
     from cloudme.model.definitions.nouns import DefinitionName
 
     root_only()
+    _named(args)
     names = [DefinitionName(name) for name in args.names]
     preparing.tear_down(cli.host(args), cli.world(args), names, dry_run=args.dry_run,
                         say=print if args.dry_run else cli.teller(args, verbose=True))

@@ -115,16 +115,16 @@ def test_a_machines_own_user_opens_its_tap_and_frames_pass_the_bridge(
 ) -> None:
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is missing")
-    assert "make the tap one.0" in told(realm, machina, "vmprepare", "--dry-run")
+    assert "make the tap one.0" in told(realm, machina, "vmprepare", "--all", "--dry-run")
     assert "one.0" not in realm.run("ip", "link")
-    told(realm, machina, "vmprepare")
+    told(realm, machina, "vmprepare", "--all")
     one, two = machina.read().pick(["one", "two"])
     found = tap(realm, "one.0")
     assert found["master"] == "bridge0" and found["linkinfo"]["info_data"]["user"] == accounts.of(one).uid  # type: ignore[index]
     notes = Path(realm.store.world.prepared("one"))
     assert stat.S_IMODE(notes.stat().st_mode) == 0o600 and '"one.0"' in notes.read_text()
     before = state(realm)
-    assert told(realm, machina, "vmprepare", "-v") == ""
+    assert told(realm, machina, "vmprepare", "--all", "-v") == ""
     assert state(realm) == before
     with opened(realm, "one") as first, opened(realm, "two") as second, \
             qemu(realm, one, tmp_path) as left, qemu(realm, two, tmp_path) as right:
@@ -137,7 +137,7 @@ def test_a_machines_own_user_opens_its_tap_and_frames_pass_the_bridge(
             first.sendto(frame(source, payload), ("127.0.0.1", PORTS["one"][0]))
         came = iter(lambda: second.recv(2048), b"")
         assert next(data for data in came if data[12:14] == TYPE)[14:19] == b"hello"
-    told(realm, machina, "vmteardown")
+    told(realm, machina, "vmteardown", "--all")
     told(realm, machina, "vmteardown", "one")
     assert "one.0" not in realm.run("ip", "link") and "two.0" not in realm.run("ip", "link")
     assert "in-one.0" not in realm.run("nft", "list", "ruleset")

@@ -26,7 +26,6 @@ def plan(host: Host, world: World, machines: Iterable[Merged], configuration: Ho
         variables = next((step.path for step in made if isinstance(step, MakeVariables)), "")
         found += [*made, *tpm.plan(host, one), *volumes.plan(host, one, variables), *links.plan(host, one, known),
                   *mediated.plan(host, one), *passthrough.plan(host, one, known)]
-        # record of the store: the step that publishes it (cloudme/defined.py, publish) comes here
     return found
 
 
