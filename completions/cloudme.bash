@@ -289,7 +289,7 @@ _cloudme_vmobserve() {
 complete -F _cloudme_vmobserve vmobserve
 
 _cloudme_vmprepare() {
-    _cloudme_answer '--host-config --root -a --all --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '--host-config --root -a --all --tpm --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '--host-config:files --root:folders --realm:realms' \
         'definitions*'
 }

@@ -400,6 +400,7 @@ complete -c vmprepare -n '__cloudme_at 1+ --host-config --root --realm' -x -a '(
 complete -c vmprepare -l host-config -r -F -d 'the configuration of the host for which it is (default: machina.conf.json beside the definitions)'
 complete -c vmprepare -l root -x -a '(__cloudme_values folders)' -d 'read DIR/etc/machina instead of /etc/machina'
 complete -c vmprepare -s a -l all -d 'all definitions'
+complete -c vmprepare -l tpm -d 'only the folders of their TPMs, as the units of these need it'
 complete -c vmprepare -l dry-run -d 'print what would be done, and change nothing'
 complete -c vmprepare -s h -l help -d 'show this help and exit'
 complete -c vmprepare -l version -d 'show the version and exit'

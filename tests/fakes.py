@@ -21,6 +21,7 @@ from cloudme import index
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.host import vfio
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions.tpm import Tpm
 from cloudme.model.devices import VFIO
 from cloudme.model.groups import Group
 from cloudme.model.launch import Guard, Launch, TapCard
@@ -537,6 +538,23 @@ class FakeUnits:
 
 
 @dataclass
+class FakeCompanions:
+    """What was started beside a QEMU: (its folder, its user), and what still lives."""
+
+    tpms: list[tuple[str, int]] = field(default_factory=list)
+    living: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def tpm(self, tpm: Tpm, uid: int) -> Iterator[None]:
+        self.tpms.append((tpm.folder, uid))
+        self.living.add(tpm.folder)
+        try:
+            yield
+        finally:
+            self.living.discard(tpm.folder)
+
+
+@dataclass
 class FakeRelays:
     """Those that serve hold their real lock in this process. `refuse`: ports in the machine where one ends at once."""
 
@@ -789,7 +807,7 @@ def host(**parts: Any) -> Host:
     fakes: dict[str, Any] = {
         "run": FakeRun(), "qemu": FakeHypervisor(), "events": FakeEvents(), "groups": FakeGroups(), "net": FakeNet(),
         "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
-        "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
+        "companions": FakeCompanions(), "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
         "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "devices": FakeSysfs(),
         "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,

@@ -164,6 +164,7 @@ def _adapters(world: World, outside: Outside) -> Host:
         agent,
         cgroup,
         clock,
+        companions,
         download,
         events,
         files,
@@ -186,8 +187,9 @@ def _adapters(world: World, outside: Outside) -> Host:
     groups = cgroup.Groups(runner)
     return Host(
         run=runner, qemu=qemu.Qemu(runner, net, groups), events=events.Monitors(), groups=groups, net=net,
-        outside=outside, relays=relays.Relays(runner), units=systemd.Systemd(runner), shell=ssh.Ssh(outside),
-        agent=agent.GuestAgent(), streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
+        outside=outside, relays=relays.Relays(runner), companions=companions.Beside(runner),
+        units=systemd.Systemd(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
+        streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
         download=download.Http(), iso=iso.IsoWriter(),
         keys=keys.SshKeys(), files=files.Below(), devices=vfio.Sysfs(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),

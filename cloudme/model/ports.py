@@ -8,6 +8,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions.tpm import Companions as Companions
 from cloudme.model.devices import Devices
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
@@ -298,6 +299,7 @@ class Host:
     net: Net
     outside: Outside
     relays: Relays
+    companions: Companions
     units: Units
     shell: Shell
     agent: Agent

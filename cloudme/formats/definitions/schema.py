@@ -85,9 +85,10 @@ def _group(given: str) -> Name:
 
 
 FIRMWARE = _made(Volume, {"name": name, "storage": name}, ("name", "storage"))
+CODE = _made(Volume, {"name": name, "storage": name, "secure": flag}, ("name", "storage"))
 
 SETTINGS: dict[str, Convert] = {
-    "attrs.firmware.code": FIRMWARE,
+    "attrs.firmware.code": CODE,
     "attrs.firmware.vars": FIRMWARE,
     "attrs.firmware.template": FIRMWARE,
     "attrs.cpu.processor": text,
