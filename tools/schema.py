@@ -25,8 +25,8 @@ keys, by the JSON Schema beside this page; with the YAML language server by a fi
 
     # yaml-language-server: $schema=cloudme.schema.json
 
-Words are those of YAML 1.2: `true` and `false`, not `yes` and `no`; MAC addresses need no quotes; a mode has some: `"0755"`.
-Anchors, aliases and `<<` are right. In TOML and JSON the keys are the same; JSON may name its `$schema`.
+Words are those of YAML 1.2: `true` and `false`, not `yes` and `no`; MAC addresses need no quotes; a mode has some:
+`"0755"`. Anchors, aliases and `<<` are right. In TOML and JSON the keys are the same; JSON may name its `$schema`.
 
 A VLAN of which only the number is said has the network of its machines' addresses. Connections from one VLAN to another
 are open only where `reaches` says so, and to a machine only on its `ports`.
@@ -35,8 +35,9 @@ are open only where `reaches` says so, and to a machine only on its `ports`.
 TABLES: tuple[tuple[str, str, Table], ...] = (
     ("networks", "", keys.NETWORKS), ("networks.vlans.NAME", "", keys.VLAN), ("hosts", "", keys.HOSTS),
     ("machines.NAME", "One of `template`, `image`, `kernel` is wanted, here or in `hosts`.", keys.MACHINE),
-    ("machines.NAME.shares", "One such object, or a list of them. A folder that is missing is an error, but where `owner`"
-     " or `mode` says\nwhose it becomes.", keys.SHARE),
+    ("machines.NAME.shares",
+     "One such object, or a list of them. A folder that is missing is an error, but where `owner` or `mode` says what\n"
+     "becomes of it.", keys.SHARE),
     ("machines.NAME.limits", "`max` lifts a limit, `default` is what the host's settings have.", keys.LIMITS),
 )
 

@@ -114,6 +114,6 @@ def diff(old: Homelab, new: Homelab) -> list[Change]:
 
 def _flat(value: Any, path: str = "") -> Mapping[str, Any]:
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if steps is None:
+    if steps is None or (path and not value):
         return {path: value}
     return {deeper: leaf for step, item in steps for deeper, leaf in _flat(item, located.under(path, step)).items()}

@@ -55,12 +55,21 @@ class Reader:
         for step in re.findall(r"\.?([^.\[]+)|(\[\d+\])", remark.path):
             wanted = given + step[1] if step[1] else f"{given}.{step[0]}" if given else step[0]
             given = self.spelled.get(wanted, wanted)
-        self.complain(given, remark.what, remark.severity)
+        self.complain(given, remark.what, remark.severity, key=remark.of_key)
 
     def _place(self, path: str, places: dict[str, Place]) -> Place:
         if path in places:
-            key, place = self.places.keys.get(path, (0, 0)), places[path]
-            return key if 0 < key[0] < place[0] else place
+            return places[path]
         while path and path not in self.places.keys:
             path = path[:max(path.rfind("."), path.rfind("["), 0)]
         return self.places.keys.get(path, (1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReader:
+    """Notes what is wrong with keys."""
+
+    reader: Reader
+
+    def complain(self, path: str, what: str) -> Any:
+        return self.reader.complain(path, what, key=True)

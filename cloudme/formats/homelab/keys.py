@@ -194,6 +194,10 @@ FOLDER = parsed(_path, r"^/.*[^/]", "path from the root")
 LINK = parsed(_link, r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$", "name of a link, 15 characters at most")
 PCI = _filled(values.pci, r"^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7]$", "PCI address")
 MAC = _filled(values.mac, r"^[0-9a-fA-F][02468aceACE]([:-]?[0-9a-fA-F]{2}){5}$", "hardware address")
+RATE = mixed(
+    units.bit_rate,
+    _schema("integer", pattern=r"^\s*[0-9]+(\.[0-9]+)?\s*[kKmMgG]?([bB][iI][tT](/[sS])?|[bB][pP][sS])?\s*$"),
+    "bits a second, as 100M", lambda bits: _counted(bits, 1000))
 RAM = mixed(_ram, {"anyOf": [{"type": "integer", "minimum": 32}, {"type": "string", "pattern": _SIZE}]},
             "MiB, or a size as 2G", _plain_ram)
 _VLAN_ID = number(1, 4094)
@@ -296,10 +300,7 @@ MACHINE = Table(
         Key(name="autostart", kind=FLAG, says="it starts with the host; else true"),
         Key(name="limits", kind=record(LIMITS, "object"), says="what it may take of the host"),
         Key(name="isolate", kind=FLAG, says="it reaches no other machine on its network"),
-        Key(name="net_rate", kind=mixed(
-            units.bit_rate,
-            _schema("integer", pattern=r"^\s*[0-9]+(\.[0-9]+)?\s*[kKmMgG]?([bB][iI][tT](/s)?|[bB][pP][sS])?\s*$"),
-            "bits a second, as 100M", lambda bits: _counted(bits, 1000)), says="bits a second, of sending and of receiving each"),
+        Key(name="net_rate", kind=RATE, says="of sending and of receiving each"),
     ))
 _MACHINE = record(MACHINE, "object")
 MACHINE_KIND = Kind(_machine, _MACHINE.schema, "object", _MACHINE.plain)

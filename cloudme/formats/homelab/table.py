@@ -10,11 +10,12 @@ from typing import Any
 
 from cloudme.errors import UsageError
 from cloudme.formats import values
-from cloudme.formats.homelab.complaints import Reader
+from cloudme.formats.homelab.complaints import KeyReader, Reader
 from cloudme.formats.located import under
 from cloudme.formats.values import ABSENT, shown
 
-Convert = Callable[[Reader, Any, str], Any]
+Convert = Callable[[Any, Any, str], Any]
+"""(reader, value, path of keys) -> the checked value, or ABSENT, with a complaint where it is wrong."""
 Json = dict[str, Any]
 
 
@@ -110,7 +111,7 @@ def several(kind: Kind) -> Kind:
     """One, or a list; as a tuple."""
     def whole(reader: Reader, value: Any, path: str) -> Any:
         if isinstance(value, list):
-            return values.listing(kind.convert)(reader, value, path)  # type: ignore[arg-type]
+            return values.listing(kind.convert)(reader, value, path)
         reader.spelled[under(path, 0)] = path
         found = kind.convert(reader, value, path)
         return ABSENT if found is ABSENT else (found,)
@@ -130,7 +131,7 @@ def named(name: Kind, kind: Kind, form: str) -> Kind:
         found = {}
         for given, item in items.items():
             inner = under(path, given) if given.isprintable() and given else path
-            key = name.convert(reader, given, inner)
+            key = name.convert(KeyReader(reader), given, inner)
             done = kind.convert(reader, {} if item is None else item, inner)
             if key is not ABSENT and done is not ABSENT:
                 found[key] = done

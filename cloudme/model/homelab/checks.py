@@ -49,6 +49,8 @@ def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str
     yield from _vlans(homelab)
     yield from _origins(homelab, machines, around, told)
     yield from _places(homelab, machines, around, told)
+    if around.tags is not None:
+        yield from _tags(homelab, around.tags)
     yield from _clashes(machines)
     yield from _addresses(homelab, machines)
     yield from _shares(homelab)
@@ -96,7 +98,7 @@ def _vlans(homelab: Homelab) -> Iterator[Remark]:
             yield Remark(f"{path}.gateway", f"{own.ip} is an end of {own.network}, and no machine's address")
         for other in before:
             if nets[other].network.overlaps(own.network):
-                yield Remark(path, f"{own.network} is also that of '{other}', at least in part")
+                yield Remark(path, f"{own.network} is also that of '{other}', at least in part", of_key=True)
         before.append(name)
 
 
@@ -114,7 +116,7 @@ def _origins(
         named = machine.declared.template or machine.declared.image or machine.declared.kernel
         if not named and not any(_said(told, f"{at}.{key}") for key in ("template", "image", "kernel")
                                  for at in (own, "hosts")):
-            yield Remark(own, "template, image or kernel is wanted")
+            yield Remark(own, "template, image or kernel is wanted", of_key=True)
 
 
 def _values(homelab: Homelab, key: str) -> Iterator[tuple[str, str]]:
@@ -129,7 +131,7 @@ def _values(homelab: Homelab, key: str) -> Iterator[tuple[str, str]]:
 def _places(
     homelab: Homelab, machines: list[Planned], around: Surroundings, told: Collection[str],
 ) -> Iterator[Remark]:
-    """VLANs, networks, tags that are not there."""
+    """VLANs and networks that are not there; links that are the host's."""
     vlans = homelab.networks.vlans
     for path, name in _values(homelab, "vlan"):
         if name not in vlans and not _said(told, f"networks.vlans.{name}"):
@@ -139,11 +141,17 @@ def _places(
             yield Remark(path, f"'{name}' is a VLAN: say vlan, not network")
         elif around.networks is not None and name not in (DEFAULT_NETWORK, *around.networks):
             yield Remark(path, _unknown("network", name, around.networks))
-    for machine in _first_of_each(machines):
-        for number, tag in enumerate(machine.declared.tags):
-            if around.tags is not None and tag not in around.tags:
-                yield Remark(f"machines.{machine.entry}.tags[{number}]",
-                             _unknown("tag", tag, around.tags) + " in the host configuration")
+    for machine in machines:
+        if machine.tap_id in (homelab.networks.bridge, homelab.networks.uplink):
+            yield Remark(f"machines.{machine.entry}.tap_id", f"{machine.tap_id} is the host's own")
+
+
+def _tags(homelab: Homelab, known: Collection[str]) -> Iterator[Remark]:
+    for entry, declared in homelab.machines.items():
+        for number, tag in enumerate(declared.tags):
+            if tag not in known:
+                yield Remark(f"machines.{entry}.tags[{number}]",
+                             _unknown("tag", tag, known) + " in the host configuration")
 
 
 ALONE: dict[str, Callable[[Planned], Iterable[object]]] = {
@@ -165,12 +173,13 @@ def _clashes(machines: list[Planned]) -> Iterator[Remark]:
         if (owner := owners.setdefault(("", machine.name), machine)) is not machine:
             own = machine.entry == machine.name
             yield Remark(path, f"'{machine.name}' is one of the replicas of '{owner.entry}'" if own else
-                         f"its replica '{machine.name}' has the name of another machine")
+                         f"its replica '{machine.name}' has the name of another machine", of_key=True)
             continue
         for key, values in ALONE.items():
             kind = "devices" if key == "gpu" else key
             for value in values(machine):
-                if value is not None and (owner := owners.setdefault((kind, value), machine)) is not machine:
+                owner = owners.setdefault((kind, value), machine)
+                if value is not None and owner.entry != machine.entry:
                     yield Remark(f"{path}.{key}", f"{value} is that of '{owner.name}', too")
 
 
@@ -236,9 +245,9 @@ def _memory(homelab: Homelab, machines: list[Planned], around: Surroundings) -> 
     ratio = homelab.hosts.memory_ratio
     what = f"all machines have {human(total * MIB)} of memory, the host has {human(around.ram_mib * MIB)}"
     if total > around.ram_mib * ratio:
-        yield Remark("machines", f"{what}: that is more than {ratio:g} times as much (memory_ratio)")
+        yield Remark("machines", f"{what}: that is more than {ratio:g} times as much (memory_ratio)", of_key=True)
     else:
-        yield Remark("machines", what, Severity.warning)
+        yield Remark("machines", what, Severity.warning, of_key=True)
 
 
 def _order(homelab: Homelab, told: Collection[str]) -> Iterator[Remark]:

@@ -168,8 +168,12 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What is to be said of a value. path: of keys as they are documented, 'machines.web.shares[0].source'."""
+    """What is to be said of a value; of_key: rather of its key.
+
+    path:  of keys as they are documented, 'machines.web.shares[0].source'.
+    """
 
     path: str
     what: str
     severity: Severity = Severity.error
+    of_key: bool = False
