@@ -204,6 +204,20 @@ _cloudme_vmcreate() {
 }
 complete -F _cloudme_vmcreate vmcreate
 
+_cloudme_vmdefine() {
+    _cloudme_answer '--from-machine --tag --memory --cpus --description --volume --connection --host-config --root --json --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--from-machine:machines --tag:none --memory:none --cpus:none --description:none --volume:none --connection:none --host-config:files --root:folders --realm:realms' \
+        'none'
+}
+complete -F _cloudme_vmdefine vmdefine
+
+_cloudme_vmdestroy() {
+    _cloudme_answer '--yes-destroy --keep-readonly --host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--yes-destroy:none --host-config:files --root:folders --realm:realms' \
+        'definitions'
+}
+complete -F _cloudme_vmdestroy vmdestroy
+
 _cloudme_vmexpose() {
     _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines --address:none --remove:none --realm:realms' \
@@ -275,7 +289,7 @@ _cloudme_vmstart() {
 complete -F _cloudme_vmstart vmstart
 
 _cloudme_vmstop() {
-    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }

@@ -53,14 +53,14 @@ def site(args: argparse.Namespace, *, host_wanted: bool = True) -> Site:
     machines = os.path.join(folder, layout.MACHINE_FOLDER)
     if args.root is None and not os.path.isdir(machines):
         machines = layout.MACHINE_FOLDER
-    return definitions.read(host_file, machines, run=layout.MACHINA_RUN)
+    return definitions.read(host_file, machines, run=layout.machina_run())
 
 
 def ground() -> Ground:
     """What command lines stand on here."""
     from cloudme.qemu.definitions.command import Ground
 
-    return Ground(run=layout.MACHINA_RUN)
+    return Ground(run=layout.machina_run())
 
 
 def print_each(machines: Sequence[Merged], text: Callable[[Merged], str]) -> None:

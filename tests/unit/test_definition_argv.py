@@ -21,7 +21,8 @@ from tests.unit.test_definitions import SEED, Machina
 
 GROUND = command.Ground(run="/run/machina")
 POOLS = {kind: {"path": "/p", "type": kind} for kind in (
-    "raw", "raw-scsi", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb", "firmware", "tpm-data")}
+    "raw", "raw-scsi", "raw-block", "qcow2", "qcow2-block", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb",
+    "firmware", "tpm-data")}
 RAM = {"memory": {"ram": 64}}
 OURS = ["-pidfile /run/machina/test-vm/lock",
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
@@ -82,6 +83,9 @@ def test_the_smallest_machine(machina: Machina) -> None:
      "scsi-hd,id=scsi.0.0,bus=scsi.0,channel=0,scsi-id=0,lun=0,drive=vm-v0,wwn=0x5000000000000001,serial=S,bootindex=1"),
     ("raw-block", ["driver=file,node-name=vm-v0-file,filename=/p/v0.raw-block",
                    "driver=raw,node-name=vm-v0,file=vm-v0-file"],
+     "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),
+    ("qcow2-block", ["driver=file,node-name=vm-v0-file,filename=/p/v0.qcow2-block",
+                     "driver=qcow2,node-name=vm-v0,file=vm-v0-file"],
      "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),
     ("vvfat-block", ["driver=vvfat,node-name=vm-v0,read-only=on,dir=/p/v0.vvfat-block"],
      "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),

@@ -94,7 +94,7 @@ def test_a_mistake_is_told_with_its_place(machina: Machina, document: dict[str, 
 
 @pytest.mark.parametrize(("host", "complaint"), [
     ({"storage": {"p": {"path": "/srv", "type": "zfs"}}}, "storage.p.type: no type 'zfs': there are raw, raw-scsi, "
-     "raw-block, qcow2, vvfat-block, iso-ahci, iso-scsi, iso-usb, firmware, tpm-data"),
+     "raw-block, qcow2, qcow2-block, vvfat-block, iso-ahci, iso-scsi, iso-usb, firmware, tpm-data"),
     ({"storage": {"p": {"path": "srv", "type": "raw"}}},
      "storage.p.path: 'srv' is no path from the root, as /srv/machines is"),
     ({"storage": {"p": {"type": "raw"}}}, "storage.p.path: is wanted"),
