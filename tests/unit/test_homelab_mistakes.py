@@ -160,6 +160,8 @@ BEYOND_SCHEMA = [
     (machine("depends_on: [b, §c]", "  b: {template: t}"), "machines.a.depends_on[1]: no machine 'c'"),
     (machine("depends_on: §a"), "machines.a.depends_on: it waits for itself: a -> a"),
     (two("depends_on: §b", "depends_on: a"), "machines.a.depends_on: it waits for itself: a -> b -> a"),
+    ("hosts: {template: t}\n§machines:" + "".join(f"\n  a{n}: {{replicas: 250}}" for n in range(5)),
+     "machines: 1250 machines are too many: 1000 at most"),
     ("networks: {vlans: {a: 5, b: §5}}", "networks.vlans.b: 5 is the number of 'a', too"),
     ("networks: {vlans: {a: 5, b: {id: 6, reaches: [§c]}}}", "networks.vlans.b.reaches[0]: no VLAN 'c'"),
     ("networks: {vlans: {a: {id: 5, cidr: 10.0.0.0/24, gateway: §10.0.1.1}}}",

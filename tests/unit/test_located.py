@@ -133,6 +133,7 @@ TOO_MANY = f"it has more than {yamlnodes.NODES} values, those repeated by aliase
     (".yaml", "a: b\nc: \x07", "line 2, column 4: the character U+0007 cannot be in a file"),
     (".yaml", "a: b\n---\nc: d", "line 2, column 1: but found another document"),
     (".yaml", "[" * 5000, "it is nested too deeply"),
+    (".toml", "a = " + "[" * 5000, "it is nested too deeply"),
     (".json", "[" * 100000, "it is nested too deeply"),
     (".json", '{"a": 1,\n "a": 2, "b": 1, "b": 1}', "line 2, column 2: the key 'a' stands twice\n"
                                                    "line 2, column 18: the key 'b' stands twice"),

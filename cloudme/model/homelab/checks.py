@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,11 +41,19 @@ class Surroundings:
 
 
 NOTHING_KNOWN = Surroundings()
+MACHINES_MAX = 1000
+"""Of one host: as many ports as a bridge has (linux/net/bridge/br_private.h, BR_MAX_PORTS), less its own."""
+CIRCLES_MAX = 10
+"""So many are told."""
 
 
 def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str = "", site: str = "",
           told: Collection[str] = ()) -> Iterator[Remark]:
     """All that is to be said. folder: the file's own."""
+    count = sum(declared.replicas or 1 for declared in homelab.machines.values())
+    if count > MACHINES_MAX:
+        yield Remark("machines", f"{count} machines are too many: {MACHINES_MAX} at most", of_key=True)
+        return
     machines = planned.planned(homelab, site=site)
     yield from _vlans(homelab)
     yield from _origins(homelab, machines, around, told)
@@ -185,8 +194,8 @@ def _clashes(machines: list[Planned]) -> Iterator[Remark]:
 
 def _addresses(homelab: Homelab, machines: list[Planned]) -> Iterator[Remark]:
     """Addresses that are none of their VLAN's; of replicas the first such."""
-    for entry, declared in homelab.machines.items():
-        mine = [machine.declared for machine in machines if machine.entry == entry]
+    for entry, group in itertools.groupby(machines, lambda machine: machine.entry):
+        declared, mine = homelab.machines[entry], [machine.declared for machine in group]
         own = planned.subnet(homelab, mine[0].vlan) if declared.ip and mine[0].vlan else None
         for number, one in enumerate(mine if own else ()):
             if what := _unfit(one.ip, own, one.vlan or ""):
@@ -257,7 +266,7 @@ def _order(homelab: Homelab, told: Collection[str]) -> Iterator[Remark]:
         for number, name in enumerate(declared.depends_on):
             if name not in known and not _said(told, f"machines.{name}"):
                 yield Remark(f"machines.{entry}.depends_on[{number}]", _unknown("machine", name, known))
-    for circle in planned.circles(homelab):
+    for circle in itertools.islice(planned.circles(homelab), CIRCLES_MAX):
         yield Remark(f"machines.{circle[0]}.depends_on", f"it waits for itself: {' -> '.join(circle)}")
 
 
