@@ -208,10 +208,11 @@ class Links:
         guard.sweep(self._run)
 
     def add_tap(self, name: str, uid: int, mtu: int) -> None:
+        """A bridge takes the lowest address of its ports' for its own, and is not to change it: this one is high."""
         try:
             _persist(name, uid)
             with _netlink() as netlink:
-                netlink.link("set", index=socket.if_nametoindex(name), mtu=mtu)
+                netlink.link("set", index=socket.if_nametoindex(name), mtu=mtu, address=f"fe:{os.urandom(5).hex(':')}")
         except OSError as error:
             raise _refused(error, "") from error
 

@@ -206,3 +206,21 @@ def test_a_group_that_another_running_machine_has_is_busy(site: Site) -> None:
     assert "another machine" in refused(site, Busy)
     site.qemu.alive.clear()
     assert len(site.prepare()) == 1
+
+
+def test_a_device_that_was_lent_on_is_not_taken_from_who_has_it(site: Site) -> None:
+    """A machine whose start is refused is torn down all the same (ExecStopPost), by notes of a start before."""
+    whole(site, B)
+    site.sysfs.device(B, driver="nouveau", group="7")
+    site.sysfs.driver("vfio-pci")
+    site.prepare()
+    site.sysfs.give("7", identity.UID_MIN + 5, identity.UID_MIN + 5)
+    site.qemu.alive.add(identity.UID_MIN + 5)
+    with pytest.raises(Busy):
+        site.prepare()
+    with pytest.raises(Busy, match="in use by a machine"):
+        site.tear_down()
+    assert site.sysfs.group("7")[0].driver == "vfio-pci" and site.notes["bound"]
+    site.qemu.alive.clear()
+    site.tear_down()
+    assert site.sysfs.group("7")[0].driver == "nouveau" and site.notes == {}

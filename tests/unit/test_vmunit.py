@@ -200,3 +200,11 @@ def test_a_step_that_fails_leaves_what_was_there(live: Live, root: Path) -> None
         operations.remove(it, folders, ["vm"])
         raise AlreadyExists("another")
     assert unit_of(root).read_text("utf-8") == before
+
+
+def test_a_template_of_another_host_runs_nothing_here(command: Callable[..., Ended], root: Path) -> None:
+    own = root / "etc/cloudme/templates/machine.service.j2"
+    own.parent.mkdir(parents=True)
+    own.write_text("{{ cycler.__init__.__globals__.os.getpid() }}\n", "utf-8")
+    ended = vmunit(command, root, "generate", "vm")
+    assert ended.status == 78 and "unsafe" in ended.stderr and not unit_of(root).exists()

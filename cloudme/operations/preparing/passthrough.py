@@ -106,10 +106,8 @@ def _check(host: Host, tenant: Tenant, device: PciDevice, links: Mapping[str, Li
         raise HostUnavailable(f"{tenant.name}: {device.address} shares the IOMMU group {device.group} with "
                               f"{', '.join(others)}: they can be given away together only",
                               hint="take the others from their drivers, or put the card into another slot")
-    owner = host.devices.owner(device.group)
-    if owner and owner[0] != tenant.uid and identity.UID_MIN <= owner[0] <= identity.UID_MAX \
-            and host.qemu.lives(owner[0]):
-        raise Busy(f"{tenant.name}: {device.address} is in use by another machine, which runs (user {owner[0]})")
+    if (user := _user(host, device.group)) not in (None, tenant.uid):
+        raise Busy(f"{tenant.name}: {device.address} is in use by another machine, which runs (user {user})")
     if uses := [*_cards(device, links), *(f"the disk {disk} is in use" for disk in device.disks)]:
         raise Busy(f"{tenant.name}: {device.address} is in use by the host: {'; '.join(uses)}",
                    hint="take it out of use first, as ip link set NAME down, umount")
@@ -126,10 +124,22 @@ def _cards(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
 
 
 def give_back(host: Host, entry: Entry) -> None:
-    """To the driver that it had; nothing where somebody else has taken it from VFIO since."""
+    """To the driver that it had; nothing where somebody else has taken it from VFIO since.
+
+    Raises:  Busy where a machine that runs has its group: it was lent on since this was noted.
+    """
     device = host.devices.pci(entry["address"])
     if device and device.driver in (VFIO, ""):
+        if user := _user(host, device.group):
+            raise Busy(f"{device.address} is in use by a machine, which runs (user {user})")
         host.devices.bind(entry["address"], entry["driver"])
+
+
+def _user(host: Host, group: str) -> int | None:
+    """The user of the machine that has the group, where any of its processes lives."""
+    owner = host.devices.owner(group) if group else None
+    taken = owner and identity.UID_MIN <= owner[0] <= identity.UID_MAX and host.qemu.lives(owner[0])
+    return owner[0] if owner and taken else None
 
 
 def take_back(host: Host, entry: Entry) -> None:
