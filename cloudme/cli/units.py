@@ -16,6 +16,7 @@ from cloudme.formats.definitions import units as texts
 from cloudme.model.definitions.nouns import DefinitionName, Merged
 from cloudme.model.steps import Transaction
 from cloudme.operations import units
+from cloudme.operations.preparing import tenant
 
 STALE = 1
 COLOURS = {"active": 32, "failed": 31, "activating": 33, "deactivating": 33, "reloading": 33}
@@ -29,8 +30,14 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def folders(args: argparse.Namespace) -> units.Folders:
+    """Raises NotPermitted where a link below a root leads to files of this host's."""
     root = os.path.abspath(args.root) if args.root is not None else None
-    return units.Folders(layout.units(root), layout.sysusers(root), root)
+    found = units.Folders(layout.units(root), layout.sysusers(root), root)
+    whole = os.path.realpath(root or "/")
+    for folder in (found.units, found.users):
+        if root and os.path.commonpath([whole, os.path.realpath(folder)]) != whole:
+            raise NotPermitted(f"{folder} leads out of {args.root}", hint="nothing was written")
+    return found
 
 
 def generate(args: argparse.Namespace) -> int | None:
@@ -51,6 +58,8 @@ def generate(args: argparse.Namespace) -> int | None:
             print(change.path)
         return STALE if changes else None
     _permitted(args, where)
+    for machine in machines if where.root is None else ():
+        tenant.check_group(machine, site.host)
     for change in changes:
         _tell_difference(args, change)
     with cli.transaction(args, host) as transaction:

@@ -65,7 +65,7 @@ class Sysfs:
             folder = os.path.realpath(self._at(MDEV, uuid))
             placement = _read(folder, "nvidia", "placement_id")
             found.append(Mediated(uuid=uuid, parent=os.path.basename(os.path.dirname(folder)),
-                                  type=_link(folder, "mdev_type"),
+                                  type=_link(folder, "mdev_type"), group=_link(folder, "iommu_group"),
                                   placement=int(placement, 0) if placement.isalnum() else None))
         return found
 

@@ -38,12 +38,14 @@ class MediatedType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mediated:
-    """A mediated device. parent: the PCI address. placement: where NVIDIA's driver has put it; None: unsaid."""
+    """A mediated device. parent: the PCI address. placement: where NVIDIA's driver has put it; None: unsaid. group: the
+    number of its IOMMU group, by which QEMU opens it: it has one of its own; '': none."""
 
     uuid: str
     parent: str
     type: str
     placement: int | None = None
+    group: str = ""
 
 
 class Devices(Protocol):

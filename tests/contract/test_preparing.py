@@ -133,6 +133,18 @@ def test_a_group_that_the_definition_names_may_own_its_disks(site: Site) -> None
     assert owner(path) == (UID, 5555, 0o600)
 
 
+def test_a_group_of_the_systems_is_the_hosts_to_give(site: Site) -> None:
+    group: dict[str, Any] = {"filesystem": {"group": {"name": "disk"}}}
+    more = {"attrs": {"memory": {"ram": 64}}}
+    site.machina.machine("vm", {**more, "privileges": group})
+    assert "'disk' is a group of the system's" in site.refused(NotPermitted)
+    site.machina.machine("vm", {**more, "privileges": {"filesystem": {"group": {"name": "mine", "id": 6}}}})
+    site.refused(NotPermitted)
+    site.machina.host({"accelerator": "tcg", "tag": {"t": {"privileges": group}}})
+    site.machina.machine("vm", {**more, "tags": ["t"]})
+    assert site.prepare() == []
+
+
 def test_all_volumes_that_are_missing_are_named_at_once(site: Site) -> None:
     site.define(("a", "raw"), ("b", "iso"))
     said = site.refused(NotFound)

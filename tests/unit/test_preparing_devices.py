@@ -38,8 +38,11 @@ def test_a_mediated_device_is_made_at_the_first_supplier_that_has_one_left(site:
     assert (found.uuid, found.parent, found.type) == (UUID, B, "nvidia-259")
     assert [type.available for type in site.sysfs.types(B)] == [2, 0]
     assert site.notes["mediated"] == [{"uuid": UUID, "address": B, "type": "nvidia-259"}]
+    uid = identity.uid(site.machina.one().uuid)
+    assert site.sysfs.owner(found.group) == (uid, uid)
     assert site.prepare() == []
     site.tear_down()
+    assert site.notes == {}
     assert site.sysfs.mediated() == [] and [type.available for type in site.sysfs.types(B)] == [2, 1]
 
 
@@ -68,6 +71,20 @@ def test_a_device_with_this_uuid_and_another_type_is_refused(site: Site) -> None
     site.sysfs.create(A, "nvidia-256", UUID)
     assert "nvidia-256" in refused(site, AlreadyExists)
     assert len(site.sysfs.mediated()) == 1
+
+
+def test_one_that_is_there_becomes_the_machines_unless_another_runs_with_it(site: Site) -> None:
+    mediated(site, A)
+    site.sysfs.device(A, types=SMALL)
+    site.sysfs.create(A, "nvidia-259", UUID)
+    (found,) = site.sysfs.mediated()
+    other = identity.UID_MIN + 5
+    site.sysfs.give(found.group, other, other)
+    site.qemu.alive.add(other)
+    assert "another machine" in refused(site, Busy)
+    site.qemu.alive.clear()
+    assert site.prepare() == [f"give /dev/vfio/{found.group} to the user machina-vm "
+                              f"({identity.uid(site.machina.one().uuid)})"]
 
 
 def test_places_are_chosen_and_sizes_mixed_where_the_host_says_so(site: Site) -> None:

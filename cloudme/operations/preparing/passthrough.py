@@ -75,6 +75,13 @@ class Lend:
             self.tenant.notes.drop("lent", entry)
 
 
+def lending(host: Host, tenant: Tenant, group: str) -> Iterator[Lend]:
+    """The step, where the group is not this machine's already."""
+    owner = host.devices.owner(group)
+    if owner is None or owner[0] != tenant.uid:
+        yield Lend(tenant, group)
+
+
 def plan(host: Host, tenant: Tenant, links: Mapping[str, Link]) -> Iterator[Step]:
     """Raises HostUnavailable, Busy: then nothing has been taken from anybody."""
     whole = {supply.address: device for device in tenant.machine.devices for supply in tenant.host.supplies
@@ -91,9 +98,7 @@ def plan(host: Host, tenant: Tenant, links: Mapping[str, Link]) -> Iterator[Step
         if device.driver != VFIO:
             yield Bind(tenant.notes, {"address": address, "driver": device.driver})
     for group in dict.fromkeys(device.group for device in found.values()):
-        owner = host.devices.owner(group)
-        if owner is None or owner[0] != tenant.uid:
-            yield Lend(tenant, group)
+        yield from lending(host, tenant, group)
 
 
 def _check(host: Host, tenant: Tenant, device: PciDevice, links: Mapping[str, Link], own: set[str]) -> None:
@@ -106,11 +111,15 @@ def _check(host: Host, tenant: Tenant, device: PciDevice, links: Mapping[str, Li
         raise HostUnavailable(f"{tenant.name}: {device.address} shares the IOMMU group {device.group} with "
                               f"{', '.join(others)}: they can be given away together only",
                               hint="take the others from their drivers, or put the card into another slot")
-    if (user := _user(host, device.group)) not in (None, tenant.uid):
-        raise Busy(f"{tenant.name}: {device.address} is in use by another machine, which runs (user {user})")
+    check_free(host, tenant, device.address, device.group)
     if uses := [*_cards(device, links), *(f"the disk {disk} is in use" for disk in device.disks)]:
         raise Busy(f"{tenant.name}: {device.address} is in use by the host: {'; '.join(uses)}",
                    hint="take it out of use first, as ip link set NAME down, umount")
+
+
+def check_free(host: Host, tenant: Tenant, device: str, group: str) -> None:
+    if (user := _user(host, group)) not in (None, tenant.uid):
+        raise Busy(f"{tenant.name}: {device} is in use by another machine, which runs (user {user})")
 
 
 def _cards(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
