@@ -14,6 +14,7 @@ from cloudme.errors import CloudMeError, NotPermitted, UsageError
 from cloudme.formats.definitions import Site
 from cloudme.formats.definitions import units as texts
 from cloudme.model.definitions.nouns import DefinitionName, Merged
+from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import units
 from cloudme.operations.preparing import tenant
@@ -146,9 +147,22 @@ def remove(args: argparse.Namespace) -> None:
     where, host = folders(args), cli.host_outside(args)
     names = names or units.known(host, where)
     _permitted(args, where)
+    bare = _without_unit(args, where, host, names)
     with cli.transaction(args, host) as transaction:
-        units.remove(transaction, where, names)
+        if whole := [name for name in names if name not in bare]:
+            units.remove(transaction, where, whole)
         _withdraw(args, transaction, where, names)
+
+
+def _without_unit(args: argparse.Namespace, where: units.Folders, host: Host, names: Sequence[str]) -> list[str]:
+    """Those that vmprepare alone has put into the store: they have a record there, and no file of ours."""
+    from cloudme import defined
+
+    bare = [name for name in names if all(host.files.mode(path) is None for path in where.of(name))]
+    if where.root is not None or not bare:
+        return []
+    store = cli.store(args)
+    return [name for name in bare if defined.find(store, name)]
 
 
 def status(args: argparse.Namespace) -> None:

@@ -56,6 +56,9 @@ class Devices(Protocol):
     def group(self, number: str) -> Sequence[PciDevice]:
         """All devices of an IOMMU group: they cannot be kept apart."""
 
+    def is_used(self, number: str) -> bool:
+        """Whether the host uses the block device, or a part of it: mounted, swap, RAID, LVM. number: as '8:1'."""
+
     def has_driver(self, driver: str) -> bool:
         """Whether the kernel has loaded this driver of PCI devices."""
 

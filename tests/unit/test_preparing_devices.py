@@ -241,3 +241,22 @@ def test_a_device_that_was_lent_on_is_not_taken_from_who_has_it(site: Site) -> N
     site.qemu.alive.clear()
     site.tear_down()
     assert site.sysfs.group("7")[0].driver == "nouveau" and site.notes == {}
+
+
+@pytest.mark.parametrize("use", ["mount", "part", "holder", "claim", ""])
+def test_a_block_device_that_the_host_uses_is_known_by_its_number(site: Site, use: str) -> None:
+    disk = site.sysfs.top / "sys/devices/virtual/block/sda"
+    (disk / "sda1/holders").mkdir(parents=True)
+    (disk / "dev").write_text("8:0\n")
+    (disk / "sda1/dev").write_text("8:1\n")
+    for number, folder in (("8:0", disk), ("8:1", disk / "sda1")):
+        site.sysfs._linked(site.sysfs.top / "sys/dev/block" / number, folder)
+    proc = site.sysfs.top / "proc/self/mountinfo"
+    proc.parent.mkdir(parents=True)
+    proc.write_text(f"22 1 {'8:1' if use in ('mount', 'part') else '0:20'} / / rw - ext4 /dev/root rw\n")
+    if use == "holder":
+        (disk / "sda1/holders/dm-0").mkdir()
+    if use == "claim":
+        site.sysfs.claimed |= {"sda", "sda1"}
+    assert site.sysfs.is_used("8:0" if use == "part" else "8:1") == bool(use)
+    assert not site.sysfs.is_used("9:9")

@@ -120,6 +120,9 @@ def _may_be_given(host: Host, tenant: Tenant, path: str, found: os.stat_result) 
                            hint=f"chown root {path}; it is then given to {tenant.user}")
     if ours and host.qemu.lives(found.st_uid):
         raise Busy(f"{tenant.name}: {path} belongs to another machine, which runs (user {found.st_uid})")
+    if stat.S_ISBLK(found.st_mode) and host.devices.is_used(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"):
+        raise Busy(f"{tenant.name}: {path} is in use by the host: it is mounted, swap, or a part of something else",
+                   hint=f"lsblk {path}")
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
         raise NotPermitted(f"{tenant.name}: {path} has {found.st_nlink} names (hard links): it may be something else, "
                            "too", hint="cp it, and put the copy in its place")
