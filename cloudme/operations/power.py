@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import forwards, layout, place
+from cloudme import defined, forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
@@ -50,6 +50,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
 
 def check(host: Host, store: Store, machines: Sequence[Machine], networks: Iterable[Network]) -> None:
     """Everything that can be known before a start of machines on these networks."""
+    defined.check_apart(machines)
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
     for network in networks:
@@ -110,6 +111,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     own = [machine for machine in machines if not machine.definition]
+    defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
         others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
         host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
