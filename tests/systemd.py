@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-CACHE = os.environ.get("CLOUDME_CACHE", "/var/cache/cloudme")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FOLDERS = ("etc", "usr/local", "var/lib", "var/log/journal", "run", "tmp", "proc", "sys", "dev", "root", "srv")
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
@@ -51,7 +50,7 @@ class Booted:
         enter = "".join(f"echo $$ >{group}/cgroup.procs && " for group in self._groups)
         options = ["--quiet", f"--directory={self.root}", "--machine", self.root.name, "--boot", "--register=no",
                    "--keep-unit", "--private-network", "--console=pipe", *(f"--bind-ro=/usr/{name}" for name in SHARED),
-                   f"--bind-ro={CACHE}/images", "--bind=/dev/net/tun"]
+                   "--bind=/dev/net/tun"]
         self._nspawn = subprocess.Popen(
             ["sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", *options, "systemd.unit=multi-user.target"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
