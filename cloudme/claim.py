@@ -34,9 +34,7 @@ class Claim:
         return f"take the name {self.machine.name}{what}"
 
     def do(self, host: Host) -> None:
-        if shared.user_of(self.machine.name) or self.machine.name.startswith(TEMPLATE_PREFIX):
-            raise UsageError(f"'{self.machine.name}' is how an address is reserved for somebody else",
-                             hint=f"a name that does not begin with {shared.PREFIX} or {TEMPLATE_PREFIX}")
+        check_name(self.machine.name)
         with deferred():
             self.lock = self.store.claim(host, self.store.world.machine(self.machine.name), layout.MACHINE_RECORD)
         for nic in self.machine.nics:
@@ -56,6 +54,13 @@ class Claim:
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -2
+
+
+def check_name(name: Name) -> None:
+    """Raises UsageError for what no machine may be called."""
+    if shared.user_of(name) or name.startswith(TEMPLATE_PREFIX):
+        raise UsageError(f"'{name}' is how an address is reserved for somebody else",
+                         hint=f"a name that does not begin with {shared.PREFIX} or {TEMPLATE_PREFIX}")
 
 
 def nic(network: Network, uuid: str, index: int, address: str | None) -> Nic:

@@ -55,9 +55,15 @@ def sync_folder(path: str) -> None:
 def take_lock(path: str, *, shared: bool = False) -> int:
     """Take the OFD lock on `path` and return its descriptor, which holds it until the last copy is closed.
 
-    Raises:  Busy where somebody holds it, or, if it is not to be shared, shares it.
+    Raises:  Busy where somebody holds it, or, if it is not to be shared, shares it; or where it is a link into the
+             folder of somebody else: such a machine is systemd's to start.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise Busy(f"{os.path.dirname(path)} is of a machine that systemd runs") from error
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, index.READ_LOCK if shared else index.WRITE_LOCK)
     except OSError as error:

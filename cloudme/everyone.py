@@ -133,7 +133,8 @@ def _known(machine: _Folder, record: str) -> dict[str, Any]:
     nic = nics[0] if isinstance(nics, list) and nics and isinstance(nics[0], dict) else {}
     template = record == layout.TEMPLATE_RECORD
     return {"group": index.TEMPLATES if template else _plain(raw.get("group")),
-            "type": "default" if template else _plain(raw.get("type")), "address": _plain(nic.get("address")),
+            "type": "default" if template else _plain(raw.get("type")),
+            "address": _plain(nic.get("address") or raw.get("elsewhere")),
             "address6": None if template else _plain(nic.get("address6")),
             "state": "stopped" if lock is None else "running", "since": lock}
 
@@ -155,7 +156,8 @@ def _record(folder: int, name: str) -> dict[str, Any] | None:
 def _held(folder: int, name: str) -> float | None:
     """When the lock was taken, in seconds since 1970; None where nobody holds it."""
     try:
-        fd = os.open(name, _LOOK, dir_fd=folder)
+        fd = _defined(name, folder) if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode) else \
+            os.open(name, _LOOK, dir_fd=folder)
     except OSError:
         return None
     try:
@@ -166,6 +168,15 @@ def _held(folder: int, name: str) -> float | None:
         return None
     finally:
         os.close(fd)
+
+
+def _defined(name: str, folder: int) -> int:
+    """The lock of a machine that systemd runs, where the link `name` leads to one, as it may. Raises OSError."""
+    target = os.readlink(name, dir_fd=folder)
+    machine = os.path.basename(os.path.dirname(target))
+    if target != layout.machina_lock(machine) or machine in ("", ".", ".."):
+        raise FileNotFoundError(name)
+    return os.open(target, _LOOK)
 
 
 def _plain(text: object) -> str | None:

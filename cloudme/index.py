@@ -6,8 +6,10 @@ open file. Asking never takes the lock (fcntl(2), F_OFD_GETLK), so that asking n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import struct
 from _json import make_scanner
 
@@ -34,14 +36,42 @@ takes it for running, and it cannot be started, changed or removed meanwhile."""
 def held(path: str) -> bool:
     """True while somebody holds the lock on the file `path`; a missing file is held by nobody."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = opened(path)
     except OSError:
         return False
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, READ_LOCK)
+    except OSError:
+        return False
     finally:
         os.close(fd)
     return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+def opened(path: str) -> int:
+    """A descriptor of a lock's file, or of that behind it. A QEMU that owns the folder may put anything in its place:
+    it is not followed, does not make us wait, and is only looked at. Raises OSError."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return os.open(behind(path), flags)
+
+
+def behind(path: str) -> str:
+    """Where a link of ours leads, into the folder of a machine that is defined; else the path itself.
+
+    A link there is not ours, and is not to be followed.
+    """
+    try:
+        target = os.readlink(path)
+    except OSError:
+        return path
+    machine = os.path.dirname(target)
+    own = os.path.dirname(machine) == layout.machina_run() and os.path.basename(machine) not in ("", ".", "..")
+    return target if own and os.path.dirname(os.path.dirname(path)) != layout.machina_run() else path
 
 
 def state(folder: str, record: str) -> str:
@@ -105,32 +135,56 @@ def listing(world: World, *, every: bool = False) -> list[dict[str, Any]]:
     since: when it was started, in seconds since 1970; None where it does not run, as all else that is not known.
     """
     found = []
+    waiting = dict.fromkeys(definitions(world.definitions) if every and not world.realm else ())
     for folder, file in ((world.machines, layout.MACHINE_RECORD), (world.templates, layout.TEMPLATE_RECORD)):
         for name in names(folder):
             path = f"{folder}/{name}"
             now = state(path, file)
             if every or now == "running":
-                found.append({"name": name, **_known(f"{path}/{file}", now), "state": now, "since": _since(path, now)})
+                raw = record(f"{path}/{file}") if now in ("running", "stopped") else {}
+                waiting.pop(str(raw.get("definition") or ""), None)
+                known = _of_template(raw) if file == layout.TEMPLATE_RECORD else _of_machine(raw)
+                found.append({"name": name, **known, "state": now, "since": _since(path, now)})
+        if file == layout.MACHINE_RECORD:
+            found += [{"name": name, **_of_machine({}), "state": "defined", "since": None} for name in waiting]
     return found
 
 
-def _known(path: str, now: str) -> dict[str, Any]:
-    """What the record at `path` says of group, type and address."""
-    raw = record(path) if now in ("running", "stopped") else {}
-    if path.endswith(layout.TEMPLATE_RECORD):
-        return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address"), "address6": None}
+def definitions(folder: str) -> list[str]:
+    """The sorted names of the files of definitions in `folder`; none where it is missing."""
+    try:
+        files = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted({stem for stem, middle, suffix in (file.rpartition(f"{layout.MACHINE_SUFFIX}.") for file in files)
+                   if middle and suffix in ("json", "toml", "yaml") and not stem.startswith(".")})
+
+
+def _of_machine(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of group, type and address."""
     nics = raw.get("nics") or [{}]
-    return {"group": raw.get("group"), "type": raw.get("type"), "address": nics[0].get("address"),
-            "address6": nics[0].get("address6")}
+    return {"group": raw.get("group"), "type": raw.get("type"),
+            "address": nics[0].get("address") or raw.get("elsewhere"), "address6": nics[0].get("address6")}
+
+
+def _of_template(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address"), "address6": None}
 
 
 def _since(path: str, now: str) -> float | None:
-    """The launcher touches the lock when it starts the machine."""
+    """The launcher touches the lock when it starts the machine; QEMU itself makes that of one that is defined."""
+    return started(layout.lock(path)) if now == "running" else None
+
+
+def started(lock: str) -> float | None:
+    """When the lock's file was touched last, in seconds since 1970."""
     try:
-        since = os.stat(layout.lock(path)).st_mtime if now == "running" else None
+        found = os.lstat(lock)
+        if stat.S_ISLNK(found.st_mode):
+            found = os.lstat(behind(lock))
     except OSError:
         return None
-    return plausible(since)
+    return plausible(found.st_mtime)
 
 
 def plausible(since: float | None) -> float | None:

@@ -31,7 +31,7 @@ MACHINE_FOLDER, MACHINE_SUFFIX, HOST_CONFIGURATION = "machine.conf.d", ".conf", 
 MACHINA_RUN = "/run/machina"
 """Where machines that are defined have their sockets, a folder each: the seed's."""
 
-ROOT_DATA = "/var/lib/cloudme"
+ROOT_DATA, ROOT_RUN, ROOT_CONFIG = "/var/lib/cloudme", "/run/cloudme", "/etc/cloudme"
 
 WARM = "warm"
 RAM = "ram"
@@ -85,6 +85,12 @@ class World:
     @property
     def store_lock(self) -> str:
         return os.path.join(self.data, "store.lock")
+
+    @property
+    def definitions(self) -> str:
+        """The folder of the definitions of what systemd runs here."""
+        home = "/etc/machina" if self.config == ROOT_CONFIG else os.path.join(self.config, "machina")
+        return os.path.join(home, MACHINE_FOLDER)
 
     @property
     def playbooks(self) -> str:
@@ -235,7 +241,7 @@ def world(realm: str | None = None) -> World:
         return World(data=home, run=os.path.join(home, "run"), config=os.path.join(home, "config"), realm=chosen,
                      rootless=rootless)
     if not rootless:
-        return World(data=ROOT_DATA, run="/run/cloudme", config="/etc/cloudme", realm=chosen)
+        return World(data=ROOT_DATA, run=ROOT_RUN, config=ROOT_CONFIG, realm=chosen)
     user = os.path.expanduser("~")
     data = environ.get("XDG_DATA_HOME") or os.path.join(user, ".local/share")
     run = environ.get("XDG_RUNTIME_DIR") or os.path.join(data, "cloudme/run")
@@ -248,20 +254,54 @@ def world(realm: str | None = None) -> World:
 
 def host_world() -> World:
     """Root's own, in the host's namespaces, as users look into it. CLOUDME_HOST_HOME names another one, for tests."""
-    return World(data=os.environ.get("CLOUDME_HOST_HOME") or "/var/lib/cloudme", run="/run/cloudme",
-                 config="/etc/cloudme")
+    return World(data=os.environ.get("CLOUDME_HOST_HOME") or ROOT_DATA, run=ROOT_RUN, config=ROOT_CONFIG)
 
 
-def definitions(root: str | None) -> str:
+def definitions(root: str | None, *, to_write: bool = False) -> str:
     """The folder of the host's configuration and of the definitions: the seed's; where it is missing, the current one.
 
-    root:  an option: below it the folder is, and nowhere else.
+    root:      an option: below it the folder is, and nowhere else.
+    to_write:  the current one only where it has some already.
     """
     if root is not None:
         return os.path.join(root, "etc/machina")
     home = os.environ.get("CLOUDME_HOME")
     folder = os.path.join(os.path.abspath(home), "config/machina") if home else "/etc/machina"
-    return folder if os.path.isdir(folder) else "."
+    if os.path.isdir(folder) or (to_write and not os.path.isdir(MACHINE_FOLDER)):
+        return folder
+    return "."
+
+
+def units(root: str | None) -> str:
+    """The folder of the units that whoever runs a host makes (systemd.unit(5)). root: see `definitions`."""
+    return os.path.join(root or "/", "etc/systemd/system")
+
+
+def sysusers(root: str | None) -> str:
+    """The folder of the users that are made at boot (sysusers.d(5))."""
+    return os.path.join(root or "/", "etc/sysusers.d")
+
+
+def unit(machine: str) -> str:
+    """The unit of a machine that is defined, by the name of its definition."""
+    return f"machina-{machine}.service"
+
+
+def machina_run() -> str:
+    """MACHINA_RUN. CLOUDME_MACHINA_RUN names another folder, for tests."""
+    return os.environ.get("CLOUDME_MACHINA_RUN") or MACHINA_RUN
+
+
+def machina_lock(machine: str) -> str:
+    """The file by whose OFD lock a machine that is defined is alive. Its QEMU may replace it, and all beside it."""
+    return os.path.join(machina_run(), machine, "lock")
+
+
+def machina_sockets(machine: str) -> dict[str, str]:
+    """What a machine's sockets are called in its run folder -> where they are, once it is defined."""
+    names = {"qmp.0": "command.0.qmp.socket", "qmp.1": "command.1.qmp.socket", "qmp.2": "command.1.qmp.socket",
+             "agent": "agent.socket"}
+    return {role: os.path.join(machina_run(), machine, name) for role, name in names.items()}
 
 
 def text_templates() -> str:

@@ -181,7 +181,8 @@ class Store(Networks):
                                 else f"'{os.path.basename(folder)}' is being made by somebody else")
         with reported(folder):
             if state == "debris":
-                host.qemu.kill(layout.lock(folder))
+                if not os.path.islink(layout.lock(folder)):  # else it is systemd's
+                    host.qemu.kill(layout.lock(folder))
                 shutil.rmtree(folder)
             os.makedirs(os.path.dirname(folder), exist_ok=True)
             os.mkdir(folder, 0o711)
@@ -268,8 +269,12 @@ class Store(Networks):
             name=machine.name, address=machine.address, user=machine.access.user,
             key_file=self._key_file(machine),
             known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
-            outside=self.is_shared(machine.nics[0].network),
+            outside=self.is_outside(machine),
         )
+
+    def is_outside(self, machine: Machine) -> bool:
+        """Whether it is reached by a network of root's, while we are a user."""
+        return bool(machine.nics) and self.is_shared(machine.nics[0].network)
 
     def _key_file(self, machine: Machine) -> str:
         if machine.access.key_of is None:

@@ -204,6 +204,20 @@ _cloudme_vmcreate() {
 }
 complete -F _cloudme_vmcreate vmcreate
 
+_cloudme_vmdefine() {
+    _cloudme_answer '--from-machine --tag --memory --cpus --description --volume --connection --host-config --root --json --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--from-machine:machines --tag:none --memory:none --cpus:none --description:none --volume:none --connection:none --host-config:files --root:folders --realm:realms' \
+        'none'
+}
+complete -F _cloudme_vmdefine vmdefine
+
+_cloudme_vmdestroy() {
+    _cloudme_answer '--yes-destroy --keep-readonly --host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--yes-destroy:none --host-config:files --root:folders --realm:realms' \
+        'definitions'
+}
+complete -F _cloudme_vmdestroy vmdestroy
+
 _cloudme_vmexpose() {
     _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines --address:none --remove:none --realm:realms' \
@@ -275,11 +289,47 @@ _cloudme_vmstart() {
 complete -F _cloudme_vmstart vmstart
 
 _cloudme_vmstop() {
-    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }
 complete -F _cloudme_vmstop vmstop
+
+_cloudme_vmunit() {
+    case $(_cloudme_command generate enable disable status remove) in
+    generate)
+    _cloudme_answer '-h --help --host-config --root --all --preview --check --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    enable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    disable)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    status)
+    _cloudme_answer '-h --help --host-config --root --all --json --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    remove)
+    _cloudme_answer '-h --help --host-config --root --all --dry-run --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        '=generate=enable=disable=status=remove definitions*'
+        ;;
+    *)
+    _cloudme_answer '-h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        '=generate=enable=disable=status=remove'
+        ;;
+    esac
+}
+complete -F _cloudme_vmunit vmunit
 
 _cloudme_vmupdate() {
     _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \

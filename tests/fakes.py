@@ -122,7 +122,10 @@ class FakeMonitor:
 
 @dataclass
 class FakeHypervisor:
-    """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once."""
+    """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
+
+    pressed: the monitors by which machines were shut down. deaf: those who do not go.
+    """
 
     kvm: bool = False
     agent_open: bool = True
@@ -132,6 +135,8 @@ class FakeHypervisor:
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
+    pressed: list[str] = field(default_factory=list)
+    deaf: set[str] = field(default_factory=set)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -147,6 +152,10 @@ class FakeHypervisor:
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         for machine in machines:
             self.kill(machine.lock)
+
+    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        self.pressed += [machine.monitor for machine in machines]
+        return [machine.name for machine in machines if machine.name in self.deaf]
 
     def bury(self, uuid: str) -> None:
         self.buried.append(uuid)
@@ -443,8 +452,8 @@ class FakeUnits:
     def reset(self, names: Sequence[str]) -> None:
         self._did("reset-failed", *names)
 
-    def users(self, path: str, *, root: str | None = None) -> None:
-        self._did("users", path)
+    def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
+        self._did("users", *paths)
 
     def _did(self, *words: str) -> None:
         if not self.there:

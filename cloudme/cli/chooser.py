@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cloudme import cli, index, layout
+from cloudme.cli import selection
 from cloudme.errors import CloudMeError, NotFound, UsageError
 from cloudme.model.machine import Machine
 from cloudme.model.names import TEMPLATES
@@ -22,12 +23,14 @@ def machine(args: argparse.Namespace, store: Store, text: str | None) -> Machine
     world = store.world
     if args.group == TEMPLATES:
         known = [name for name in index.names(world.templates) if os.path.exists(world.template_record(name))]
-        return store.template(_one(known, text, "template", world.template)).machine()
+        name = cli.one_of(known, text, "template") if text is not None else _ask(known, "template", world.template)
+        return store.template(name).machine()
     if args.group or getattr(args, "type", None):
         known = [str(machine.name) for machine in store.machines(args.group, getattr(args, "type", None))]
     else:
         known = [name for name in index.names(world.machines) if os.path.exists(world.machine_record(name))]
-    return store.machine(_one(known, text, "machine", world.machine))
+    return store.machine(selection.named(store, text, known) if text is not None
+                         else _ask(known, "machine", world.machine))
 
 
 def running(args: argparse.Namespace, store: Store, text: str | None) -> Machine:
@@ -45,10 +48,6 @@ def addressed(args: argparse.Namespace, store: Store, found: Machine) -> Machine
     if not found.is_template:
         return found
     return store.boot_template(store.template(found.name), store.network_of(cli.settings(args)))
-
-
-def _one(known: Sequence[str], text: str | None, what: str, folder: Callable[[str], str]) -> str:
-    return cli.one_of(known, text, what) if text is not None else _ask(known, what, folder)
 
 
 def _ask(known: Sequence[str], what: str, folder: Callable[[str], str]) -> str:

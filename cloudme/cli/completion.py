@@ -49,7 +49,7 @@ def _names(kind: str, world: layout.World) -> Iterator[str]:
         yield from _catalogue(os.path.join(layout.text_templates(), layout.CATALOGUE))
         yield from _catalogue(world.catalogue)
     elif kind == "definitions":
-        yield from _definitions(os.path.join(layout.definitions(None), layout.MACHINE_FOLDER))
+        yield from index.definitions(os.path.join(layout.definitions(None), layout.MACHINE_FOLDER))
     elif kind == "realms":
         yield from index.names(os.path.join(world.data, "realms"))
     elif kind == "templates":
@@ -58,13 +58,6 @@ def _names(kind: str, world: layout.World) -> Iterator[str]:
         for name in index.names(world.machines):
             if raw := index.record(world.machine_record(name)):
                 yield name if kind == "machines" else raw.get(kind.removesuffix("s"), "")
-
-
-def _definitions(folder: str) -> Iterator[str]:
-    for file in os.listdir(folder):
-        stem, middle, suffix = file.rpartition(f"{layout.MACHINE_SUFFIX}.")
-        if middle and suffix in ("json", "toml", "yaml") and not file.startswith("."):
-            yield stem
 
 
 def _catalogue(path: str) -> Iterator[str]:

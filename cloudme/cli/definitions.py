@@ -32,8 +32,8 @@ def where_options(parser: argparse.ArgumentParser) -> None:
                  "folders")
 
 
-def site(args: argparse.Namespace, *, host_wanted: bool = True) -> Site:
-    """Read what the options choose.
+def site(args: argparse.Namespace, *, host_wanted: bool = True, quiet: bool = False) -> Site:
+    """Read what the options choose. quiet: not a word of a host configuration that is missing, and not wanted.
 
     Raises:  NotFound where there is no host configuration and it is wanted, or one of the options is off.
     """
@@ -49,18 +49,19 @@ def site(args: argparse.Namespace, *, host_wanted: bool = True) -> Site:
         missing = f"there is no {os.path.join(folder, layout.HOST_CONFIGURATION)}.json"
         if host_wanted:
             raise NotFound(missing, hint="--host-config FILE names another")
-        cli.teller(args)(f"{missing}: machines are shown as their own files have them")
+        if not quiet:
+            cli.teller(args)(f"{missing}: machines are shown as their own files have them")
     machines = os.path.join(folder, layout.MACHINE_FOLDER)
     if args.root is None and not os.path.isdir(machines):
         machines = layout.MACHINE_FOLDER
-    return definitions.read(host_file, machines, run=layout.MACHINA_RUN)
+    return definitions.read(host_file, machines, run=layout.machina_run())
 
 
 def ground() -> Ground:
     """What command lines stand on here."""
     from cloudme.qemu.definitions.command import Ground
 
-    return Ground(run=layout.MACHINA_RUN)
+    return Ground(run=layout.machina_run())
 
 
 def print_each(machines: Sequence[Merged], text: Callable[[Merged], str]) -> None:

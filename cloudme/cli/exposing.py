@@ -6,7 +6,8 @@ import argparse
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from cloudme import cli, forwards, index
+from cloudme import cli, forwards
+from cloudme.cli import selection
 from cloudme.errors import UsageError
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.ports import Host
@@ -31,7 +32,7 @@ def change(args: argparse.Namespace, store: Store, host: Host) -> None:
 
 def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:
     forward = parse(args.ports, _protocol(args), args.address or LOOPBACK)
-    name = cli.one_of(index.names(store.world.machines), name, "machine")
+    name = selection.named(store, name)
     if not exposing.expose(transaction, store, name, forward):
         cli.teller(args)(f"{forward} leads to port {forward.guest_port} of '{name}' already")
     if args.dry_run:
@@ -48,7 +49,7 @@ def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, na
 def _remove(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:
     wanted = exposing.Wanted(protocol=_protocol(args), port=number(args.remove),
                              address=address(args.address) if args.address else None)
-    name = cli.one_of(index.names(store.world.machines), name, "machine")
+    name = selection.named(store, name)
     if exposing.remove(transaction, store, name, wanted) is None:
         cli.teller(args)(f"'{name}' has no {wanted.protocol} port {wanted.port} of the host")
 

@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import os
 
-from cloudme import cli, index, warm
-from cloudme.cli import requests
+from cloudme import cli, warm
+from cloudme.cli import requests, selection
 from cloudme.errors import HostUnavailable, UsageError
 from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
 from cloudme.model.names import Name, numbered
@@ -56,7 +56,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
 def fork(args: argparse.Namespace) -> list[Machine] | None:
     """Likewise, of a machine that runs."""
     store, settings = cli.store(args), cli.settings(args)
-    machine = store.machine(cli.one_of(index.names(store.world.machines), cli.named(args) or "", "machine"))
+    machine = store.machine(selection.named(store, cli.named(args) or ""))
     request = _request(args, machine)
     host = cli.host(args)
     forks.check(host, store, machine)

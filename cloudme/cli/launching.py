@@ -34,7 +34,7 @@ def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
     host.playbooks.check(sorted(set(whose.values())))
     power.check(host, store, machines, store.networks_of(settings, machines).values())
     with cli.transaction(args, host) as transaction:
-        if any(not store.is_running(machine) for machine in machines):
+        if any(not (machine.definition or store.is_running(machine)) for machine in machines):
             cli.tell_accelerator(args, host, settings)
         power.start(transaction, store, machines, settings)
         for machine in machines if transaction.dry_run else []:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cloudme import cli, index
+from cloudme import cli
+from cloudme.cli import selection
 from cloudme.errors import UsageError
 from cloudme.operations import limiting
 
@@ -13,7 +14,7 @@ def update(args: argparse.Namespace) -> None:
     if args.pubkey_path or args.ip or args.user_data or args.now:
         raise UsageError("--limit goes alone: it takes effect at once", hint="vmupdate NAME --limit LIST")
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
-    machine = store.machine(cli.one_of(index.names(store.world.machines), cli.named(args) or "", "machine"))
+    machine = store.machine(selection.named(store, cli.named(args) or ""))
     new = limiting.changed(host, store, machine, args.limit)
     if new == machine:
         cli.teller(args)(f"'{machine.name}' is so already")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from cloudme import cli, forwards, index
-from cloudme.cli import images
+from cloudme import cli, forwards
+from cloudme.cli import images, selection
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, units
@@ -63,7 +63,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
 def update(args: argparse.Namespace) -> None:
     """vmupdate."""
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
-    machine = store.machine(cli.one_of(index.names(store.world.machines), cli.named(args) or "", "machine"))
+    machine = store.machine(selection.named(store, cli.named(args) or ""))
     if not (args.pubkey_path or args.ip or args.user_data):
         raise UsageError("nothing to update", hint="--limit; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from cloudme import cli, index
-from cloudme.errors import UsageError
+from cloudme import cli, defined, index
+from cloudme.errors import NotFound, UsageError
 from cloudme.model.machine import Machine
 from cloudme.model.names import TEMPLATES
 from cloudme.store import Store
@@ -24,11 +25,32 @@ def machines(args: argparse.Namespace, store: Store) -> list[Machine]:
         known = index.names(store.world.machines)
         installing = [template for template in store.templates() if store.is_running(template.machine())
                       and template.name in args.names and template.name not in known]
-        chosen = dict.fromkeys(cli.one_of(known, name, "machine") for name in args.names
+        chosen = dict.fromkeys(named(store, name, known) for name in args.names
                                if name not in {template.name for template in installing})
         if installing and getattr(args, "destroy", False):
             raise UsageError("templates are not machines", hint="vmcreate --remove removes one")
-        return [store.machine(name) for name in chosen] + [template.machine() for template in installing]
-    if not args.group:
+        found = [store.machine(name) for name in chosen] + [template.machine() for template in installing]
+    elif not args.group:
         raise UsageError("names or a group are wanted", hint="see --help")
-    return store.group(args.group, args.type)
+    else:
+        found = store.group(args.group, args.type)
+    for machine in found if getattr(args, "destroy", False) else []:
+        defined.refuse(machine, "its disks are its definition's", "vmdestroy NAME")
+    return found
+
+
+def named(store: Store, text: str, known: Sequence[str] | None = None) -> str:
+    """The name of the machine that `text` is, or begins, or that is defined by that name.
+
+    known:   the names to choose from; None: of all machines.
+    Raises:  NotFound, UsageError.
+    """
+    names = index.names(store.world.machines) if known is None else known
+    try:
+        return cli.one_of(names, text, "machine")
+    except NotFound:
+        if machine := defined.find(store, text):
+            return cli.one_of(names, machine.name, "machine")
+        if not store.world.realm and text in index.definitions(store.world.definitions):
+            raise NotFound(f"'{text}' is defined, and has no unit yet", hint=f"sudo vmunit generate {text}") from None
+        raise

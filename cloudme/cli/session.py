@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 
-from cloudme import cli, layout
+from cloudme import cli, defined, layout
 from cloudme.errors import TimedOut
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
@@ -33,6 +33,7 @@ def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) 
 
 
 def display(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
+    defined.refuse(machine, "its display is SPICE's, if it has one", "vmcat NAME tells the port, for a viewer")
     _start(args, host, store, machine)
     if args.dry_run:
         return 0
@@ -53,6 +54,7 @@ def _start(args: argparse.Namespace, host: Host, store: Store, machine: Machine)
     if store.is_running(machine):
         return False
     settings = cli.settings(args)
-    cli.tell_accelerator(args, host, settings)
+    if not machine.definition:
+        cli.tell_accelerator(args, host, settings)
     with cli.transaction(args, host) as transaction:
         return bool(power.start(transaction, store, [machine], settings))

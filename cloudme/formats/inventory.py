@@ -32,13 +32,14 @@ def groups(machine: Machine) -> list[str]:
 
 def variables(machine: Machine, target: Target, proxy: Sequence[str] = ()) -> dict[str, Any]:
     """How Ansible reaches a machine. `proxy`: a command line that connects its stdin and stdout to the ssh port."""
-    options = [*SSH_OPTIONS, f"UserKnownHostsFile={_file(target.known_hosts_file)}", f"HostKeyAlias={machine.name}"]
+    options = [*(option for option in SSH_OPTIONS if target.key_file or not option.startswith("IdentitiesOnly")),
+               f"UserKnownHostsFile={_file(target.known_hosts_file)}", f"HostKeyAlias={machine.name}"]
     if proxy:
         options.append(f"ProxyCommand={_literal(shlex.join(proxy))}")
     return {
         "ansible_host": target.address, "ansible_user": target.user,
         **({"ansible_port": target.port} if target.port != SSH_PORT else {}),
-        "ansible_ssh_private_key_file": target.key_file,
+        **({"ansible_ssh_private_key_file": target.key_file} if target.key_file else {}),
         "ansible_ssh_common_args": shlex.join(word for option in options for word in ("-o", option)),
         "ansible_host_key_checking": True,  # a setting elsewhere would come first on ssh's command line, and win
         "cloudme_group": machine.group, "cloudme_type": machine.type,

@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
 from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Shape, Template
-from cloudme.model.names import ImageName, Name
+from cloudme.model.names import DefinitionName, ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 4
+VERSION = 5
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
     2: lambda raw: raw,  # what is new has a default
     3: lambda raw: raw,
+    4: lambda raw: raw,
 }
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
@@ -78,7 +79,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "nics": tuple(_nic(nic) for nic in raw["nics"]), "access": _access(raw["access"]),
         "bases": tuple(raw["bases"]), "image": _maybe(ImageName, raw.get("image")),
         "forwards": tuple(Forward(**forward) for forward in raw.get("forwards", [])),
-        "limits": Limits(**raw.get("limits", {})),
+        "limits": Limits(**raw.get("limits", {})), "definition": _maybe(DefinitionName, raw.get("definition")),
     })
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudme import layout
 from cloudme.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def script(name: str, config: str) -> str:
@@ -23,11 +27,17 @@ def text(name: str, config: str, /, **values: Any) -> str:
     """
     import jinja2
 
-    loader = jinja2.FileSystemLoader([os.path.join(config, "templates"), layout.text_templates()])
-    environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
-        lstrip_blocks=True)
     try:
-        return environment.get_template(name).render(**values)
+        return _environment(config).get_template(name).render(**values)
     except jinja2.TemplateError as error:
         raise ConfigError(f"the template {name}: {error}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _environment(config: str) -> jinja2.Environment:
+    """It keeps the templates that it has read: five hundred units are made of one."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([os.path.join(config, "templates"), layout.text_templates()]),
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cloudme.errors import NotPermitted, PeerError, TimedOut
+from cloudme.host.sockets import reached
 from cloudme.model.ports import Ended
 
 SENTINEL = b"\xff"
@@ -125,7 +126,8 @@ def _connected(path: str, deadline: float) -> Iterator[Line]:
     with contextlib.closing(sockets.socket(sockets.AF_UNIX)) as client:
         try:
             client.settimeout(max(deadline - time.monotonic(), 0.1))
-            client.connect(path)
+            with reached(path) as own:
+                client.connect(own)
         except PermissionError as error:
             raise NotPermitted(f"{path}: {error.strerror}", hint="run it with sudo") from error
         except OSError as error:

@@ -174,6 +174,8 @@ def _log_in(transport: paramiko.Transport, user: str, key: paramiko.PKey) -> Non
 
 def _key(path: str) -> paramiko.PKey:
     """One of ours, which is Ed25519, or a user's own, of any kind; one behind a passphrase has to be in the agent."""
+    if not path:
+        raise NotFound("nobody here knows its ssh key", hint="attrs.access.key of its definition, then vmunit generate")
     said = ""
     for kind in (paramiko.Ed25519Key, paramiko.RSAKey, paramiko.ECDSAKey):
         try:

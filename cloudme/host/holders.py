@@ -64,7 +64,7 @@ def kill(lock: str, timeout_s: float) -> None:
 def open_by(path: str) -> int:
     """The pid of the process that holds the lock on `path`, the youngest of those that share it: who starts one has it,
     too, for a moment. Raises NotPermitted, NotFound."""
-    wanted = os.stat(path)
+    wanted = _file(path)
     hidden, holding = False, []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -88,6 +88,17 @@ def open_by(path: str) -> int:
     if hidden:
         raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
     raise NotFound(f"nobody has {path} open")
+
+
+def _file(path: str) -> os.stat_result:
+    try:
+        fd = index.opened(path)
+    except OSError:
+        raise NotFound(f"there is no lock {path}") from None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 def _locked(pid: str, descriptor: str) -> bool:

@@ -15,7 +15,7 @@ from functools import cache
 
 from cloudme import layout
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
-from cloudme.host import confine, handover, holders, qmp
+from cloudme.host import confine, handover, holders, qmp, shutdown
 from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement
@@ -126,6 +126,9 @@ class Qemu:
             self._await(living, QUIT_S)
             if living:
                 raise TimedOut(f"{', '.join(m.name for m in living)} cannot be killed", hint="see dmesg")
+
+    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        return shutdown.all_down(machines, timeout_s=timeout_s, say=say)
 
     def _tell(self, machines: Collection[Power], command: str, say: Callable[[str], None]) -> None:
         """Send one command to all at once; one that is stuck delays nobody."""

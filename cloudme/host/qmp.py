@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 
-from cloudme.errors import Busy, NotFound, PeerError, TimedOut
+from cloudme.errors import Busy, NotFound, NotPermitted, PeerError, TimedOut
+from cloudme.host import sockets
 from cloudme.model.ports import Monitor
 from cloudme.qemu import files
 
@@ -127,6 +128,19 @@ class QmpMonitor:
         return True
 
 
+async def joined(client: QMPClient, path: str, timeout_s: float) -> None:
+    """Connect a client and negotiate. Raises NotFound, Busy; NotPermitted."""
+    try:
+        with sockets.reached(path) as own:
+            await asyncio.wait_for(client.connect(own), timeout_s)
+    except TimeoutError:
+        raise Busy(f"the monitor {path} does not answer", hint="somebody else may be connected to it") from None
+    except PermissionError as error:
+        raise NotPermitted(f"{path}: {error.strerror}", hint="run it with sudo") from error
+    except (ConnectError, OSError) as error:
+        raise NotFound(f"no QEMU listens on {path}") from error
+
+
 @contextlib.contextmanager
 def connected(path: str, timeout_s: float) -> Iterator[QmpMonitor]:
     """Connect and negotiate.
@@ -136,12 +150,7 @@ def connected(path: str, timeout_s: float) -> Iterator[QmpMonitor]:
     client = QMPClient(os.path.basename(path))
     client.logger.disabled = True
     with asyncio.Runner() as runner:
-        try:
-            runner.run(asyncio.wait_for(client.connect(path), timeout_s))
-        except TimeoutError:
-            raise Busy(f"the monitor {path} does not answer", hint="somebody else may be connected to it") from None
-        except ConnectError as error:
-            raise NotFound(f"no QEMU listens on {path}") from error
+        runner.run(joined(client, path, timeout_s))
         try:
             yield QmpMonitor(runner, client, path)
         finally:

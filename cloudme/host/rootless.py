@@ -45,7 +45,7 @@ def keepers(world: World) -> Iterator[int]:
     for things, folder_of in ((world.machines, world.machine), (world.templates, world.template)):
         for lock in (layout.lock(folder_of(name)) for name in index.names(things)):
             with contextlib.suppress(NotFound, NotPermitted):
-                if index.held(lock):
+                if not os.path.islink(lock) and index.held(lock):  # what systemd runs is in the host's network
                     yield holders.open_by(lock)
 
 

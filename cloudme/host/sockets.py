@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from cloudme import index
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, UsageError
 from cloudme.model.ports import Outside
 
@@ -100,6 +102,21 @@ def _holder(port: int, tables: Iterable[str] = ("tcp", "tcp6", "udp", "udp6")) -
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                         return f"{file.read().strip()} (pid {pid})"
     return ""
+
+
+@contextlib.contextmanager
+def reached(path: str) -> Iterator[str]:
+    """A path by which just this Unix socket is connected to, though who owns its folder may put a link in its place.
+
+    Raises:  OSError, also for what is no socket.
+    """
+    fd = os.open(index.behind(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), path)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def connected(address: str, port: int, timeout_s: float, outside: Outside | None) -> socket.socket:

@@ -145,7 +145,8 @@ def _end_stdout() -> None:
 def _connected_unix(path: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as peer:
         try:
-            peer.connect(path)
+            with sockets.reached(path) as reached:
+                peer.connect(reached)
         except PermissionError as error:
             raise NotPermitted(f"{path}: {error.strerror}", hint="run it with sudo") from error
         except OSError as error:

@@ -53,8 +53,8 @@ class Systemd:
     def reset(self, names: Sequence[str]) -> None:
         self._call("reset-failed", *names)
 
-    def users(self, path: str, *, root: str | None = None) -> None:
-        self._run(["systemd-sysusers", *([f"--root={root}"] if root else []), path])
+    def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
+        self._run(["systemd-sysusers", *([f"--root={root}"] if root else []), *paths])
 
     def _files(self, verb: str, names: Sequence[str], root: str | None) -> None:
         """Links between files, for which no systemd has to run."""

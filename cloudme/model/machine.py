@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Literal
 
 from cloudme.errors import UsageError
-from cloudme.model.names import TEMPLATES, Name
+from cloudme.model.names import TEMPLATES, DefinitionName, Name
 from cloudme.model.network import DEFAULT_NETWORK
 
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,31}")
@@ -21,7 +21,7 @@ def login(text: str) -> str:
     return text
 
 
-MAX_VCPUS = 255
+MIN_RAM_MIB, MAX_VCPUS = 32, 255
 """pc-q35 machines without an extended interrupt controller (QEMU: `-machine help`, max cpus)."""
 
 
@@ -35,8 +35,8 @@ class Shape:
     def __post_init__(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:
             raise UsageError(f"{self.vcpus} is no number of CPUs", hint=f"1 to {MAX_VCPUS}")
-        if self.ram_mib < 32:
-            raise UsageError(f"{self.ram_mib} MiB is too little memory", hint="32 MiB at least")
+        if self.ram_mib < MIN_RAM_MIB:
+            raise UsageError(f"{self.ram_mib} MiB is too little memory", hint=f"{MIN_RAM_MIB} MiB at least")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +149,9 @@ class Machine:
     forwards:  ports of the host that lead to it while it runs.
     isolate:   it reaches no other machine on its networks' bridges.
     net_rate:  bits a second, of sending and of receiving each; None: no limit.
+    definition: the name of its definition, by which systemd runs it. With disks, it was one of ours before, and is
+               again when it is withdrawn.
+    elsewhere: the address of a card in a network that is none of ours, for who is defined.
     """
 
     name: Name
@@ -170,10 +173,12 @@ class Machine:
     isolate: bool = False
     net_rate: int | None = None
     limits: Limits = Limits()
+    definition: DefinitionName | None = None
+    elsewhere: str | None = None
 
     @property
     def address(self) -> str | None:
-        return self.nics[0].address if self.nics else None
+        return (self.nics[0].address if self.nics else None) or self.elsewhere
 
     @property
     def is_template(self) -> bool:

@@ -46,6 +46,26 @@ class ImageName(Name):
         return str.__new__(cls, text)
 
 
+class DefinitionName(Name):
+    """The name of a definition: of a file, of a unit, of a folder. Wider than a DNS label, as the seed's are."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str, what: str = "name of a machine") -> Self:
+        plain = text.lower().replace("_", "-").replace(".", "-")
+        try:
+            Name(plain if text.isascii() else "", what)  # the sign of kelvin (U+212A) is a small 'k', too
+        except UsageError:
+            raise UsageError(f"'{text}' is no {what}",
+                             hint="letters, digits, inner hyphens, dots and underscores, 63 at most") from None
+        return str.__new__(cls, text)
+
+    @property
+    def plain(self) -> Name:
+        """The name of a machine that is defined so: itself, where it is a DNS label."""
+        return Name(self.lower().replace("_", "-").replace(".", "-"))
+
+
 def numbered(prefix: str, number: int) -> Name:
     """web, 0 -> web00."""
     return Name(f"{prefix}{number:02}")

@@ -104,6 +104,12 @@ class Hypervisor(Protocol):
     def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
         """Power down all at once: ACPI, at the deadline `quit`, then SIGKILL. Returns when no lock is held."""
 
+    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
+        """Likewise by their monitors alone, not by their locks, with no kill at the end; events are told as they come.
+
+        Returns the names of those that have not gone. Where nobody listens, one has.
+        """
+
     def bury(self, uuid: str) -> None:
         """End whatever runs as the user of a machine that is off: taken over, it may have let go of its lock.
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cloudme.errors import UsageError
+from cloudme.model.bootscripts import EARLY, SCSI_MODULES
 from cloudme.model.units import GIB
 
 VERSION = 1
@@ -162,8 +163,9 @@ def _boot_files() -> dict[str, TextFile]:
         "/etc/initramfs-tools/conf.d/cloudme.conf": TextFile(
             "MODULES=list\nBUSYBOX=n\nKEYMAP=n\nCOMPRESS=zstd\nCOMPRESSLEVEL=3\nRESUME=none\n"),
         "/etc/initramfs-tools/modules": TextFile("virtio_pci\nvirtio_blk\n"),
-        # These two take the place of udev: the modules of the list make the disk appear.
-        "/etc/initramfs-tools/scripts/init-top/udev": TextFile(EMULATED, 0o755),
+        "/etc/initramfs-tools/hooks/cloudme": TextFile(SCSI_MODULES, 0o755),
+        # These two take the place of udev: the modules of the list make the disk appear, or the first one does.
+        "/etc/initramfs-tools/scripts/init-top/udev": TextFile(EARLY, 0o755),
         "/etc/initramfs-tools/scripts/init-bottom/udev": TextFile("#!/bin/sh\n", 0o755),
         # No check at boot (the last 0): ext4 replays its journal when it is mounted.
         "/etc/fstab": TextFile("LABEL=root / ext4 errors=remount-ro,discard 0 0\n"),
@@ -174,27 +176,6 @@ def _boot_files() -> dict[str, TextFile]:
             'GRUB_TERMINAL="serial console"\nGRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"\n'
             f'GRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="{KERNEL_ARGUMENTS}"\n'),
     }
-
-
-EMULATED = """\
-#!/bin/sh
-# Only where the CPU is emulated: it translates a library once for every address that it is loaded at, so let that be
-# always the same; and drivers for the CPU's gifts (nested machines, fast ciphers) give nothing there.
-[ "$1" = prereqs ] && exit 0
-while read -r line; do
-	case $line in
-	*"QEMU TCG"*)
-		echo 0 >/proc/sys/kernel/randomize_va_space
-		mkdir -p /run/modprobe.d
-		for module in kvm_amd kvm_intel aesni_intel ghash_clmulni_intel sha512_ssse3 sha256_ssse3 sha1_ssse3 \\
-			crct10dif_pclmul crc32_pclmul crc32c_intel; do
-			echo "blacklist $module"
-		done >/run/modprobe.d/emulated.conf
-		break
-		;;
-	esac
-done </proc/cpuinfo
-"""
 
 
 def _system_files() -> dict[str, TextFile]:

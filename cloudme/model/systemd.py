@@ -51,5 +51,5 @@ class Units(Protocol):
     def reset(self, names: Sequence[str]) -> None:
         """Forget that they failed, and how often."""
 
-    def users(self, path: str, *, root: str | None = None) -> None:
-        """Make the users and groups that a file of sysusers.d(5) has, where they are not there."""
+    def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
+        """Make the users and groups that files of sysusers.d(5) have, where they are not there."""

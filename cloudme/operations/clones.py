@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import claim, index, layout, seed
+from cloudme import claim, defined, index, layout, seed
 from cloudme.errors import Busy, StoreError
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
@@ -67,6 +67,7 @@ def making(
 def destroy(transaction: Transaction, store: Store, machines: Sequence[Machine]) -> None:
     """Remove stopped machines with their disks, names and addresses. Raises Busy where one runs."""
     for machine in machines:
+        defined.refuse(machine, "its disks are its definition's", "vmdestroy NAME")
         if store.is_running(machine) and not transaction.dry_run:
             raise Busy(f"'{machine.name}' runs", hint=f"vmstop {machine.name}")
     transaction.apply([Destroy(store, machine) for machine in machines])

@@ -23,7 +23,7 @@ def expose(transaction: Transaction, store: Store, name: str, forward: Forward) 
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         machine = store.machine(name)
         address = forwards.target(machine)
-        if store.is_shared(machine.nics[0].network):
+        if store.is_outside(machine):
             raise HostUnavailable(f"'{name}' is on a network of root's, where this host reaches it at {address}",
                                   hint="a first card on a network of your own (--network default) could be exposed")
         known = forward in machine.forwards

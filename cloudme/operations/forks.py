@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cloudme import layout, warm
+from cloudme import defined, layout, warm
 from cloudme.errors import Busy, CloudMeError, CommandFailed, HostUnavailable
 from cloudme.formats import render
 from cloudme.model.machine import Disk, Machine, disk_file
@@ -35,6 +35,7 @@ BANDWIDTH = 1 << 40
 
 def check(host: Host, store: Store, machine: Machine) -> None:
     """Raises Busy where it does not run, HostUnavailable where it is of a kind that cannot be forked."""
+    defined.refuse(machine, "only clones of templates have what a fork needs", "vminstantiate makes some")
     if not store.is_running(machine):
         raise Busy(f"'{machine.name}' does not run", hint=f"vm {machine.name} starts it")
     why = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from cloudme import place
+from cloudme import defined, place
 from cloudme.model import limits
 from cloudme.model.groups import Group
 from cloudme.model.hostconfig import Settings
@@ -23,6 +23,8 @@ def changed(host: Host, store: Store, machine: Machine, text: str) -> Machine:
 
     Raises:  UsageError, HostUnavailable and NotPermitted where this host cannot hold it to them.
     """
+    defined.refuse(machine, "attrs.limits of its definition says what it may take",
+                   "edit that, then: sudo vmunit generate NAME")
     new = dataclasses.replace(machine, limits=limits.changed(machine.limits, text))
     limits.check(new.limits, machine.shape.ram_mib)
     host.groups.check(new.limits, store.folder(machine))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudme import claim, layout, seed
+from cloudme import claim, defined, layout, seed
 from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, UsageError
 from cloudme.formats import render
 from cloudme.model import identity, limits
@@ -152,6 +152,7 @@ def changed(host: Host, store: Store, machine: Machine, change: Change, settings
 
     Raises:  UsageError (it stands on a template; the address), AlreadyExists (the address).
     """
+    defined.refuse(machine, "it is what its definition says", "edit that, then: sudo vmunit generate NAME")
     if machine.image is None:
         raise UsageError(f"'{machine.name}' is a clone: its template's key opens it",
                          hint="vmupdate is for machines of vmcreate --machine")

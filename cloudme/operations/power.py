@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cloudme import forwards, layout, place
-from cloudme.errors import Busy, HostUnavailable, StoreError
+from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut
+from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.ports import Host, Power
-from cloudme.model.steps import Parallel, Transaction
+from cloudme.model.steps import Parallel, Step, Transaction
 from cloudme.qemu import launch
 from cloudme.store import Store
+
+SOCKET = "command.1"
+"""The QMP socket of a machine that is defined for commands that are in a hurry; the other one's may take their time."""
+
+RUNS_S, LOOK_S = 30, 0.05
+"""What QEMU gets to lock its file once systemd has started it, and the pace of looking: the file is another user's."""
 
 
 def start(transaction: Transaction, store: Store, machines: Sequence[Machine], settings: Settings) -> list[Machine]:
@@ -25,15 +34,17 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     """
     host = transaction.host
     stopped = [machine for machine in machines if not store.is_running(machine)]
+    own = [machine for machine in stopped if not machine.definition]
     if not stopped:
         return []
-    accel = accelerator(host, settings)
-    networks = store.networks_of(settings, stopped)
+    accel = accelerator(host, settings) if own else ""
+    networks = store.networks_of(settings, own)
     check(host, store, stopped, networks.values())
-    transaction.apply([Parallel([
+    steps: list[Step] = [
         Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings))
-        for machine in stopped
-    ]), *forwards.opening(store, stopped)])
+        for machine in own]
+    steps += [StartUnit(store, machine) for machine in stopped if machine.definition]
+    transaction.apply([Parallel(steps), *forwards.opening(store, stopped)])
     return stopped
 
 
@@ -51,7 +62,8 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
-    for machine in machines:
+    _check_units(host, [machine for machine in machines if machine.definition])
+    for machine in [machine for machine in machines if not machine.definition]:
         host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)
@@ -63,6 +75,23 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
     forwards.check(host, store, machines)
+
+
+def _check_units(host: Host, machines: Sequence[Machine]) -> None:
+    """Raises HostUnavailable, NotFound where systemd cannot start machines that are defined."""
+    if not machines:
+        return
+    if not host.units.running():
+        raise HostUnavailable(f"'{machines[0].name}' is systemd's to start, and this host does not run it",
+                              hint=f"vmrun {machines[0].definition}")
+    for machine, unit in zip(machines, host.units.states(_units(machines)), strict=True):
+        if unit.load == "not-found":
+            raise NotFound(f"'{machine.name}' is defined, and has no unit", hint=f"sudo vmunit generate "
+                           f"{machine.definition}")
+
+
+def _units(machines: Iterable[Machine]) -> list[str]:
+    return [layout.unit(machine.definition) for machine in machines if machine.definition]
 
 
 def accelerator(host: Host, settings: Settings) -> str:
@@ -80,11 +109,34 @@ def stop(
     host: Host, store: Store, machines: Sequence[Machine], *, timeout_s: float, say: Callable[[str], None]
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
-    host.qemu.stop([power(store, machine) for machine in machines], timeout_s=timeout_s, say=say)
-    for machine in machines:
+    own = [machine for machine in machines if not machine.definition]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
+        host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
+        others.result()
+    for machine in own:
         host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
+
+
+def _stop_units(host: Host, machines: Sequence[Machine], timeout_s: float, say: Callable[[str], None]) -> None:
+    """Power down in our time, not in the units'; then systemd ends what is left, and knows that it is to stay off."""
+    if not machines:
+        return
+    deaf = host.qemu.shut_down([defined_power(str(machine.definition), SOCKET) for machine in machines],
+                               timeout_s=timeout_s, say=say)
+    if host.units.running():
+        names = _units(machines)
+        host.units.stop([unit.name for unit in host.units.states(names) if unit.load != "not-found"])
+    elif deaf:
+        raise TimedOut(f"{', '.join(deaf)} could not be powered down")
+
+
+def defined_power(name: str, socket: str) -> Power:
+    """What stopping a machine needs by the name of its definition, which nobody has to have any more. socket: its QMP
+    socket's name."""
+    return Power(name=name, lock=layout.machina_lock(name), monitor=qmp_socket(layout.machina_run(), name, socket))
 
 
 def power(store: Store, machine: Machine) -> Power:
@@ -111,3 +163,35 @@ class Start:
     def undo(self, host: Host) -> None:
         if self.started:
             host.qemu.kill(layout.lock(self.place.folder))
+
+
+@dataclass(slots=True)
+class StartUnit:
+    """Has systemd start a machine that is defined. Undone by stopping it, if it was we who started it."""
+
+    store: Store
+    machine: Machine
+    started: bool = False
+
+    @property
+    def unit(self) -> str:
+        return layout.unit(str(self.machine.definition))
+
+    def describe(self) -> str:
+        return f"start {self.machine.name} (systemd: {self.unit})"
+
+    def do(self, host: Host) -> None:
+        host.units.start([self.unit])
+        self.started = True
+        deadline = time.monotonic() + RUNS_S
+        while not self.store.is_running(self.machine):
+            (state,) = host.units.states([self.unit])
+            if state.active not in ("active", "activating", "reloading"):
+                raise PeerError(f"'{self.machine.name}' ended at once", hint=f"journalctl --unit {self.unit}")
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"'{self.machine.name}' does not run yet", hint=f"journalctl --unit {self.unit}")
+            time.sleep(LOOK_S)
+
+    def undo(self, host: Host) -> None:
+        if self.started:
+            host.units.stop([self.unit])

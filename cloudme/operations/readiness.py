@@ -36,6 +36,10 @@ KNOCK_S, HANDSHAKE_S, ANSWER_S = 1.0, 5.0, 10.0
 TAIL_BYTES = 256 << 10
 """How much of a log's end is read: the serial log of a whole boot is below 128 KiB."""
 
+DEFINED_AGENT = "guestagent"
+"""What its port is called in machines that are defined (qemu/definitions/command.py). It may be one of the host's, and
+no socket: then that it is open has to do."""
+
 SCREEN_S = 5.0
 """How often the screen is looked at while a guest says nothing on its serial console, as GRUB's rescue mode does."""
 
@@ -160,9 +164,11 @@ class Watch:
                 ports = {port["label"]: port["frontend-open"] for port in monitor.execute("query-chardev")}
         except CloudMeError:
             return False
-        if not ports.get("agent") or self.goal != "agent":
-            return bool(ports.get("agent"))
-        return self.host.agent.ping(layout.socket(run, "agent"), timeout_s=ANSWER_S)
+        there = bool(ports.get("agent") or ports.get(DEFINED_AGENT))
+        socket = layout.socket(run, "agent")
+        if not there or self.goal != "agent" or not os.path.exists(socket):
+            return there
+        return self.host.agent.ping(socket, timeout_s=ANSWER_S)
 
     def _last_look(self) -> Cause:
         """What is dear to know, asked once."""
@@ -192,7 +198,7 @@ class Watch:
         return self.screen
 
     def _network_trouble(self) -> str:
-        network = self.store.network(self.machine.nics[0].network)
+        network = self.store.network(self.machine.nics[0].network) if self.machine.nics else None
         if network is None:
             return ""
         if not self.host.net.bridge_exists(network.bridge):
@@ -207,10 +213,12 @@ class Watch:
         return "" if serves else "dnsmasq has ended"
 
     def _dhcp(self) -> Dhcp:
+        since = index.started(layout.lock(self.store.folder(self.machine)))
+        if since is None or not self.machine.nics:
+            return Dhcp()
         nic = self.machine.nics[0]
         path = self.store.world.dnsmasq(nic.network, "log")
         try:
-            since = os.stat(layout.lock(self.store.folder(self.machine))).st_mtime
             written = os.stat(path).st_mtime
         except OSError:
             return Dhcp()

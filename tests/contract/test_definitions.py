@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.contract,
 ATTRS = {"memory": {"ram": 64}, "cpu": {"sockets": 1, "cores": 2}, "qmp": {"enabled": True},
          "firmware": {"code": {"name": "code", "storage": "fw"}, "vars": {"name": "vars", "storage": "own"}},
          "agent": {"qemu": {"enabled": True}}}
-KINDS = ("raw", "raw-scsi", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb")
+KINDS = ("raw", "raw-scsi", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb", "qcow2-block")
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def definition(machina: Machina, *, connections: int, spice_port: int = 0) -> tu
         (folder / name).write_bytes(b"\0" * (1 << 17))
     for kind in set(KINDS) - {"vvfat-block"}:
         (folder / f"{kind},0").write_bytes(b"\0" * (1 << 20))
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(folder / "qcow2,0"), "1M"], check=True)
+    for kind in ("qcow2", "qcow2-block"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(folder / f"{kind},0"), "1M"], check=True)
     pools = {kind: {"path": str(folder), "pattern": "${volume}", "type": kind} for kind in KINDS}
     fw = {"path": str(folder), "pattern": "${volume}", "type": "firmware"}
     machina.host({"storage": pools | {"fw": fw | {"readonly": True}, "own": fw}, "network": {"lan": {}}})
@@ -105,7 +106,7 @@ def test_qemu_takes_every_kind_of_volume_and_has_it_where_it_was_allotted(machin
               for word in argv if word.startswith("ioh3420,")}
     assert ports == wanted and (10, 1) in ports
     assert {Path(drive["inserted"]["file"]).name.partition(":")[0] for drive in drives if "inserted" in drive} >= {
-        f"{kind},0" for kind in KINDS if kind not in ("vvfat-block", "qcow2")}
+        f"{kind},0" for kind in KINDS if kind not in ("vvfat-block", "qcow2", "qcow2-block")}
 
 
 def test_qemu_takes_displays_and_what_a_viewer_needs(machina: Machina) -> None:

@@ -21,7 +21,8 @@ from tests.unit.test_definitions import SEED, Machina
 
 GROUND = command.Ground(run="/run/machina")
 POOLS = {kind: {"path": "/p", "type": kind} for kind in (
-    "raw", "raw-scsi", "raw-block", "qcow2", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb", "firmware", "tpm-data")}
+    "raw", "raw-scsi", "raw-block", "qcow2", "qcow2-block", "vvfat-block", "iso-ahci", "iso-scsi", "iso-usb",
+    "firmware", "tpm-data")}
 RAM = {"memory": {"ram": 64}}
 OURS = ["-pidfile /run/machina/test-vm/lock",
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
@@ -83,6 +84,9 @@ def test_the_smallest_machine(machina: Machina) -> None:
     ("raw-block", ["driver=file,node-name=vm-v0-file,filename=/p/v0.raw-block",
                    "driver=raw,node-name=vm-v0,file=vm-v0-file"],
      "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),
+    ("qcow2-block", ["driver=file,node-name=vm-v0-file,filename=/p/v0.qcow2-block",
+                     "driver=qcow2,node-name=vm-v0,file=vm-v0-file"],
+     "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),
     ("vvfat-block", ["driver=vvfat,node-name=vm-v0,read-only=on,dir=/p/v0.vvfat-block"],
      "virtio-blk-pci,id=block.0,bus=pcie.1.0,num-queues=4,drive=vm-v0,serial=S,bootindex=1"),
     ("iso-ahci", ["driver=file,node-name=v0,read-only=on,filename=/p/v0.iso-ahci"],
@@ -142,7 +146,7 @@ def test_an_agent_without_a_port_has_a_socket(machina: Machina) -> None:
 def test_a_tpm_is_a_socket_a_backend_and_a_device(machina: Machina) -> None:
     lines = told(machina, {"tpm": {"enabled": True, "data": {"name": "t", "storage": "tpm-data"}}})
     assert of(lines, "-chardev", "-tpmdev", "-device") == [
-        "-chardev socket,id=tpm.0.socket,path=/run/machina/vm/swtpm/control.socket",
+        "-chardev socket,id=tpm.0.socket,path=/run/machina-swtpm/vm/control.socket",
         "-tpmdev emulator,id=tpm.0,chardev=tpm.0.socket", "-device tpm-crb,tpmdev=tpm.0"]
 
 

@@ -35,6 +35,7 @@ def machina(tmp_path: Path) -> Machina:
     ({"name": "-x"}, "name: '-x' is no name of a machine"),
     ({"name": "a/b"}, "name: 'a/b' is no name of a machine"),
     ({"name": "a b"}, "name: 'a b' is no name of a machine"),
+    ({"name": "\u212aelvin"}, "name: '\u212aelvin' is no name of a machine"),
     ({"tag": []}, "tag: no such key; 'tags' is one"),
     ({"zzz": 1}, "zzz: no such key: there are attrs, connections, description, devices, id, name, privileges, tags, "
                  "vars, volumes"),
@@ -94,7 +95,7 @@ def test_a_mistake_is_told_with_its_place(machina: Machina, document: dict[str, 
 
 @pytest.mark.parametrize(("host", "complaint"), [
     ({"storage": {"p": {"path": "/srv", "type": "zfs"}}}, "storage.p.type: no type 'zfs': there are raw, raw-scsi, "
-     "raw-block, qcow2, vvfat-block, iso-ahci, iso-scsi, iso-usb, firmware, tpm-data"),
+     "raw-block, qcow2, qcow2-block, vvfat-block, iso-ahci, iso-scsi, iso-usb, firmware, tpm-data"),
     ({"storage": {"p": {"path": "srv", "type": "raw"}}},
      "storage.p.path: 'srv' is no path from the root, as /srv/machines is"),
     ({"storage": {"p": {"type": "raw"}}}, "storage.p.path: is wanted"),

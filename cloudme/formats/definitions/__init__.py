@@ -5,6 +5,7 @@ Whatever is wrong is collected, in all files, and told to who asks for a machine
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,21 +51,23 @@ class Site:
         raise NotFound(f"no definition '{name}'", hint=f"definitions are files in {self.folder}, as {name}.conf.json")
 
 
-def read(host_file: str | None, folder: str, *, run: str) -> Site:
+def read(host_file: str | None, folder: str, *, run: str, instead: Mapping[str, str] | None = None) -> Site:
     """Read the host's configuration and every definition in a folder.
 
     host_file:  None where there is none: then machines are what their own files say, and names are not looked up.
     run:        the folder in which machines have their sockets.
+    instead:    path -> what a file is about to hold, there by now or not: for checking it first.
     """
+    instead = instead or {}
     complaints: list[Complaint] = []
     host = HostConfiguration(file=host_file or "")
     if host_file is not None:
         suffix = os.path.splitext(host_file)[1]
-        document = _document(host_file, suffix, complaints)
+        document = _document(host_file, suffix, complaints, (), instead)
         if document is not None:
             host, reader = schema.host(document, host_file)
             complaints += [*reader.complaints, *_host_wide(host)]
-    definitions, there = _definitions(folder, complaints)
+    definitions, there = _definitions(folder, complaints, instead)
     machines = {}
     for definition in definitions:
         mine = (definition.stem,)
@@ -92,16 +95,18 @@ def _host_wide(host: HostConfiguration) -> Iterator[Complaint]:
     yield from checks.circles(host)
 
 
-def _definitions(folder: str, complaints: list[Complaint]) -> tuple[list[Definition], list[str]]:
+def _definitions(
+    folder: str, complaints: list[Complaint], instead: Mapping[str, str],
+) -> tuple[list[Definition], list[str]]:
     """The definitions that can be read, and the names of all files, sorted."""
     found: list[Definition] = []
     stems: dict[str, str] = {}
-    for file, stem, suffix in _files(folder):
+    for file, stem, suffix in _files(folder, instead):
         if stem in stems:
             complaints.append(Complaint(Source(file), f"the machine has another file: {stems[stem]}", (stem,)))
             continue
         stems[stem] = file
-        document = _document(file, suffix, complaints, (stem,))
+        document = _document(file, suffix, complaints, (stem,), instead)
         if document is not None:
             definition, reader = schema.definition(document, file, stem)
             complaints += reader.complaints
@@ -109,27 +114,27 @@ def _definitions(folder: str, complaints: list[Complaint]) -> tuple[list[Definit
     return found, list(stems)
 
 
-def _files(folder: str) -> Iterator[tuple[str, str, str]]:
+def _files(folder: str, more: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """(path, stem, suffix) of the files of machines; what an editor leaves behind is none."""
-    try:
-        names = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
+    names = {os.path.basename(path) for path in more if os.path.dirname(path) == folder}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        names.update(os.listdir(folder))
+    for name in sorted(names):
         whole, suffix = os.path.splitext(name)
         stem, middle = os.path.splitext(whole)
         if suffix in documents.SUFFIXES and middle == layout.MACHINE_SUFFIX and not name.startswith("."):
             yield os.path.join(folder, name), stem, suffix
 
 
-def _document(path: str, suffix: str, complaints: list[Complaint], machines: tuple[str, ...] = ()) -> Any:
+def _document(
+    path: str, suffix: str, complaints: list[Complaint], machines: tuple[str, ...], instead: Mapping[str, str],
+) -> Any:
     """What is in a file; None, and why not, where it cannot be read."""
     if suffix not in documents.SUFFIXES:
         complaints.append(Complaint(Source(path), f"a file of {', '.join(documents.SUFFIXES)} is wanted", machines))
         return None
     try:
-        with open(path, "rb") as file:
-            document = documents.load(file.read(documents.SIZE + 1), suffix)
+        document = documents.load(instead[path].encode() if path in instead else _content(path), suffix)
     except OSError as error:
         complaints.append(Complaint(Source(path), error.strerror or str(error), machines))
         return None
@@ -137,3 +142,8 @@ def _document(path: str, suffix: str, complaints: list[Complaint], machines: tup
         complaints += [Complaint(Source(path), line, machines) for line in error.lines]
         return None
     return {} if document is None else document
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(documents.SIZE + 1)

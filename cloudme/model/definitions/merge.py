@@ -245,6 +245,6 @@ def volume_path(pool: Storage, volume: str, variables: Mapping[str, str]) -> str
     Raises:  UsageError where the pattern cannot be expanded, or leads out of the pool.
     """
     name = (expand(pool.pattern, {**variables, "volume": volume}) if pool.pattern else f"{volume}.{pool.kind}")
-    if not name.strip("/") or ".." in name.split("/"):
+    if os.path.normpath(f"/{name}").strip("/") == "" or ".." in name.split("/"):
         raise UsageError(f"'{name[:80]}' is no name of a file in the pool")
     return os.path.normpath(os.path.join(pool.path, name.lstrip("/")))

@@ -8,24 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from cloudme.errors import UsageError
 from cloudme.model.machine import Limits
-from cloudme.model.names import Name
-
-
-class DefinitionName(Name):
-    """The name of a definition: of a file, of a unit, of a folder. Wider than a DNS label, as the seed's are."""
-
-    __slots__ = ()
-
-    def __new__(cls, text: str, what: str = "name of a machine") -> DefinitionName:
-        plain = text.lower().replace("_", "-").replace(".", "-")
-        try:
-            Name(plain, what)
-        except UsageError:
-            raise UsageError(f"'{text}' is no {what}",
-                             hint="letters, digits, inner hyphens, dots and underscores, 63 at most") from None
-        return str.__new__(cls, text)
+from cloudme.model.names import DefinitionName as DefinitionName
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +39,13 @@ class Complaint:
 
 
 class Kind(StrEnum):
-    """How a storage pool's volumes are shown to a machine; the seed's words, and `qcow2`."""
+    """How a storage pool's volumes are shown to a machine; the seed's words, and `qcow2`, `qcow2-block`."""
 
     raw = "raw"
     raw_scsi = "raw-scsi"
     raw_block = "raw-block"
     qcow2 = "qcow2"
+    qcow2_block = "qcow2-block"
     vvfat_block = "vvfat-block"
     iso_ahci = "iso-ahci"
     iso_scsi = "iso-scsi"
@@ -71,7 +56,12 @@ class Kind(StrEnum):
     @property
     def bootable(self) -> bool:
         """Whether `bootable` gives a boot index: to disks, never to the firmware or an installation's medium."""
-        return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.vvfat_block)
+        return self in (Kind.raw, Kind.raw_scsi, Kind.raw_block, Kind.qcow2, Kind.qcow2_block, Kind.vvfat_block)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is only read, whatever its pool says."""
+        return self in (Kind.iso_ahci, Kind.iso_scsi, Kind.iso_usb, Kind.vvfat_block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,3 +253,8 @@ STANDARD_SOCKETS = ("systemd.0", "command.0", "command.1")
 def qmp_socket(run: str, machine: str, name: str) -> str:
     """The path of a QMP socket by its name. run: the folder that holds a folder for each machine."""
     return os.path.join(run, machine, f"{name}.qmp.socket")
+
+
+def swtpm_socket(run: str, machine: str) -> str:
+    """Where a machine's swtpm listens: it has a folder of its own beside `run`, since another unit makes it."""
+    return os.path.join(f"{run}-swtpm", machine, "control.socket")

@@ -115,8 +115,11 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
         _may(transaction.host, network)
     if network is None:
         raise NotFound(f"no network '{name}'", hint="cmnet list")
-    if users := [machine.name for machine in store.machines() if any(nic.network == name for nic in machine.nics)]:
-        raise Busy(f"network '{name}' is used by {', '.join(users)}", hint=f"vmstop -d {' '.join(users)}")
+    if users := [machine for machine in store.machines() if any(nic.network == name for nic in machine.nics)]:
+        mine = " ".join(machine.name for machine in users if not machine.definition)
+        other = " ".join(machine.definition for machine in users if machine.definition)
+        raise Busy(f"network '{name}' is used by {', '.join(machine.name for machine in users)}", hint="; ".join(
+            [f"vmstop -d {mine}"] * bool(mine) + [f"vmunit remove {other}"] * bool(other)))
     _may(transaction.host)
     with _changing(store, network, transaction):
         _stop(transaction, store, network, files, forget=True)

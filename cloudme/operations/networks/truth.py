@@ -219,11 +219,14 @@ def unreadable(network: Network, files: HostFiles) -> list[str]:
 
 
 def _unguarded(host: Host, store: Store, network: Network) -> dict[str, tuple[TapCard, ...]]:
-    """The rules of a guard depend on all networks that a machine has cards in."""
+    """The rules of a guard depend on all networks that a machine has cards in.
+
+    Not of what is defined: vmprepare made its taps.
+    """
     roots = shared.networks() if store.world.rootless else []
     known = {one.name: one for one in (*roots, *store.networks(), network)}
     found = {}
-    for machine in running(store, network):
+    for machine in [machine for machine in running(store, network) if not machine.definition]:
         nics = tuple(nic for nic in machine.nics if nic.network in known)
         cards = taps.of(dataclasses.replace(machine, nics=nics), known)
         found[machine.name] = tuple(host.net.unguarded([card for card in cards if card.bridge == network.bridge]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudme.errors import SpecError, UsageError
 from cloudme.model.definitions import identity
-from cloudme.model.definitions.nouns import Attributes, HostConfiguration, Merged, Processor
+from cloudme.model.definitions.nouns import Attributes, HostConfiguration, Merged, Processor, swtpm_socket
 from cloudme.model.launch import Part
 from cloudme.qemu.definitions import devices
 from cloudme.qemu.definitions.disks import SCSI_DISKS, Disks, disks
@@ -153,7 +153,7 @@ def _chardevs(machine: Merged, ground: Ground) -> Iterator[Part]:
         yield devices.spice_channel("vdagent", "vdagent")
         yield from (devices.spice_channel(f"usbredir.{index}", "usbredir") for index in range(2))
     if attributes.tpm:
-        path = attributes.tpm_socket or os.path.join(ground.run, machine.name, "swtpm/control.socket")
+        path = attributes.tpm_socket or swtpm_socket(ground.run, machine.name)
         yield Part("chardev", {"backend": "socket", "id": "tpm.0.socket", "path": path})
 
 

@@ -15,7 +15,7 @@ _NODE = re.compile("[A-Za-z][A-Za-z0-9._-]{0,30}")
 
 MEDIA = (Kind.iso_ahci, Kind.iso_scsi, Kind.iso_usb)
 SCSI_DISKS = (Kind.raw, Kind.raw_scsi, Kind.qcow2)
-BLOCK_DISKS = (Kind.raw_block, Kind.vvfat_block)
+BLOCK_DISKS = (Kind.raw_block, Kind.qcow2_block, Kind.vvfat_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Disk:
             return [devices.file_node(self.node, self.volume.path, readonly=self.readonly)]
         if self.kind == Kind.vvfat_block:
             return [devices.folder_node(self.node, self.volume.path)]
-        driver = "qcow2" if self.kind == Kind.qcow2 else "raw"
+        driver = "qcow2" if self.kind in (Kind.qcow2, Kind.qcow2_block) else "raw"
         return devices.disk_nodes(self.node, self.volume.path, driver, readonly=self.readonly)
 
     def props(self) -> devices.Props:
@@ -66,7 +66,7 @@ def disks(machine: Merged, host: HostConfiguration) -> Disks:
     attributes = machine.attributes
     firmware = [it for it in (attributes.firmware_code, attributes.firmware_variables) if it]
     names = _names(machine, host, [*firmware, *machine.volumes])
-    found = [Disk(volume, pool.kind, pool.readonly or pool.kind in (*MEDIA, Kind.vvfat_block), name)
+    found = [Disk(volume, pool.kind, pool.readonly or pool.kind.fixed, name)
              for volume, name in zip([*firmware, *machine.volumes], names, strict=True)
              for pool in [host.storage[volume.storage]]]
     code = found[0] if attributes.firmware_code else None
@@ -80,7 +80,7 @@ def _names(machine: Merged, host: HostConfiguration, volumes: list[Volume]) -> I
         pool = host.storage[volume.storage]
         shared = pool.kind in MEDIA or (pool.kind == Kind.firmware and pool.readonly)
         name = volume.name if shared else f"{machine.name}-{volume.name}"
-        file = {f"{name}-file"} if pool.kind in (Kind.raw_block, *SCSI_DISKS) else set()
+        file = {f"{name}-file"} if pool.kind in (Kind.raw_block, Kind.qcow2_block, *SCSI_DISKS) else set()
         if not all(_NODE.fullmatch(one) for one in {name, *file}) or {name, *file} & taken:
             name = f"volume.{number}"
         taken |= {name, *file}
