@@ -452,6 +452,9 @@ class FakeUnits:
     def reset(self, names: Sequence[str]) -> None:
         self._did("reset-failed", *names)
 
+    def last_words(self, name: str) -> str:
+        return f"journalctl --unit {name}"
+
     def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
         self._did("users", *paths)
 

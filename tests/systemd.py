@@ -31,7 +31,8 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost\n",
 }
 STARTED_S = 60
-ENDED_S = 60
+ENDED_S = 10
+"""For more than systemd itself nobody waits: tests have stopped what they want to end in order."""
 
 
 class Booted:
@@ -53,7 +54,7 @@ class Booted:
                    "--bind=/dev/net/tun"]
         self._nspawn = subprocess.Popen(
             ["sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", *options, "systemd.unit=multi-user.target"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         deadline = time.monotonic() + STARTED_S
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")

@@ -51,5 +51,8 @@ class Units(Protocol):
     def reset(self, names: Sequence[str]) -> None:
         """Forget that they failed, and how often."""
 
+    def last_words(self, name: str) -> str:
+        """What a unit's own processes said last since its last start; where that is nothing, where to look."""
+
     def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
         """Make the users and groups that files of sysusers.d(5) have, where they are not there."""

@@ -181,13 +181,17 @@ class StartUnit:
         return f"start {self.machine.name} (systemd: {self.unit})"
 
     def do(self, host: Host) -> None:
+        """Who starts a machine that failed too often has mended it, or wants to see: systemd is to try it anew."""
+        (state,) = host.units.states([self.unit])
+        if state.active == "failed":
+            host.units.reset([self.unit])
         host.units.start([self.unit])
         self.started = True
         deadline = time.monotonic() + RUNS_S
         while not self.store.is_running(self.machine):
             (state,) = host.units.states([self.unit])
             if state.active not in ("active", "activating", "reloading"):
-                raise PeerError(f"'{self.machine.name}' ended at once", hint=f"journalctl --unit {self.unit}")
+                raise PeerError(f"'{self.machine.name}' ended at once", hint=host.units.last_words(self.unit))
             if time.monotonic() >= deadline:
                 raise TimedOut(f"'{self.machine.name}' does not run yet", hint=f"journalctl --unit {self.unit}")
             time.sleep(LOOK_S)
