@@ -175,6 +175,10 @@ class World:
     def fork_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"forks.{name}")
 
+    def prepared(self, name: str) -> str:
+        """What was prepared for a machine that is defined. Root acts on it, so it is in no folder of the machine's."""
+        return os.path.join(self.realm_run, "machina.prepared", f"{name}.json")
+
     def network_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"networks.{name}")
 

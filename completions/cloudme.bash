@@ -267,12 +267,26 @@ _cloudme_vmlogs() {
 }
 complete -F _cloudme_vmlogs vmlogs
 
+_cloudme_vmprepare() {
+    _cloudme_answer '--host-config --root -a --all --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmprepare vmprepare
+
 _cloudme_vmrestart() {
     _cloudme_answer '-g --group -t --type --timeout --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --accel:=auto=kvm=tcg --realm:realms' \
         'machines*'
 }
 complete -F _cloudme_vmrestart vmrestart
+
+_cloudme_vmrun() {
+    _cloudme_answer '--host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'definitions'
+}
+complete -F _cloudme_vmrun vmrun
 
 _cloudme_vmrunning() {
     _cloudme_answer '-g --group -t --type -a --all --all-users --json --watch -h --help --version -v --verbose -q --quiet --realm' \
@@ -294,6 +308,13 @@ _cloudme_vmstop() {
         'machines*'
 }
 complete -F _cloudme_vmstop vmstop
+
+_cloudme_vmteardown() {
+    _cloudme_answer '-a --all --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        'definitions*'
+}
+complete -F _cloudme_vmteardown vmteardown
 
 _cloudme_vmunit() {
     case $(_cloudme_command generate enable disable status remove) in

@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
 from typing import Any
 
 from cloudme import index
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, MissingProgram, NotFound, PeerError, SpecError
+from cloudme.host import vfio
 from cloudme.model.confinement import Confinement
+from cloudme.model.devices import VFIO
 from cloudme.model.groups import Group
 from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.machine import Limits
@@ -62,6 +68,12 @@ class FakeRun:
     ) -> int:
         self.calls.append(list(argv))
         return 1
+
+    def attend(
+        self, argv: Sequence[str], *, confinement: Confinement, pins: bool, heed: Callable[[int], bool],
+    ) -> int:
+        self.calls.append(list(argv))
+        return 0
 
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         if mark not in self.daemons:
@@ -135,6 +147,7 @@ class FakeHypervisor:
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
+    alive: set[int] = field(default_factory=set)
     pressed: list[str] = field(default_factory=list)
     deaf: set[str] = field(default_factory=set)
 
@@ -166,6 +179,9 @@ class FakeHypervisor:
 
     def version(self) -> str:
         return self.number
+
+    def lives(self, uid: int) -> bool:
+        return uid in self.alive
 
     def kvm_usable(self) -> bool:
         return self.kvm
@@ -272,6 +288,18 @@ class FakeNet:
 
     def sweep(self) -> None:
         self.swept += 1
+
+    def add_tap(self, name: str, uid: int, mtu: int) -> None:
+        assert name not in self.known
+        self.known[name] = Link(name=name, kind="tun", up=False, mtu=mtu, owner=uid)
+
+    def join(self, name: str, card: TapCard) -> None:
+        assert card.bridge in self.known
+        self.known[name] = dataclasses.replace(self.known[name], master=card.bridge or "", up=True)
+        self.guard([card])
+
+    def is_guarded(self, name: str, card: TapCard) -> bool:
+        return card.mac not in self.bare
 
     def neighbour(self, address: str) -> str:
         return self.neighbours.get(address, "")
@@ -578,6 +606,139 @@ class FakeFiles:
         self.modes[path] = mode
         self.closed.discard(path)
 
+    def allows(self, path: str, uid: int, gid: int, mode: int) -> bool:
+        return not any(path == closed or path.startswith(f"{closed}/") for closed in self.closed)
+
+
+class FakeSysfs(vfio.Sysfs):
+    """Files below a folder, and a kernel that acts on what is written to them, as its documentation has it
+    (vfio.rst, vfio-mediated-device.rst, ABI/testing/sysfs-bus-pci). claimed: disks that are in use. stubborn: what the
+    kernel says no to. given: who got which group."""
+
+    def __init__(self, root: str = "/nonexistent") -> None:
+        super().__init__(root)
+        self.top = Path(root)
+        self.claimed: set[str] = set()
+        self.stubborn: set[str] = set()
+        self.given: dict[str, tuple[int, int]] = {}
+
+    def driver(self, name: str) -> None:
+        (self.top / "sys/bus/pci/drivers" / name).mkdir(parents=True, exist_ok=True)
+
+    def device(
+        self, address: str, *, driver: str = "", group: str = "", kind: str = "0x030000",
+        types: Mapping[str, tuple[str, int]] | None = None, cards: Sequence[str] = (), disks: Sequence[str] = (),
+    ) -> None:
+        """types: id -> name, available instances."""
+        folder = self.top / "sys/devices/pci0000:00" / address
+        folder.mkdir(parents=True)
+        (folder / "class").write_text(f"{kind}\n")
+        (folder / "driver_override").write_text("(null)\n")
+        self._linked(self.top / "sys/bus/pci/devices" / address, folder)
+        (self.top / "sys/bus/pci/drivers_probe").touch()
+        if group:
+            number = self.top / "sys/kernel/iommu_groups" / group
+            (number / "devices").mkdir(parents=True, exist_ok=True)
+            self._linked(number / "devices" / address, folder)
+            self._linked(folder / "iommu_group", number)
+        for id, (name, available) in (types or {}).items():
+            type = folder / "mdev_supported_types" / id
+            type.mkdir(parents=True)
+            (type / "available_instances").write_text(f"{available}\n")
+            (type / "create").touch()
+            if name:
+                (type / "name").write_text(f"{name}\n")
+        for card in cards:
+            (folder / "net" / card).mkdir(parents=True)
+        for disk in disks:
+            (folder / "ata1" / disk).mkdir(parents=True)
+            self._linked(self.top / "sys/block" / disk, folder / "ata1" / disk)
+        if driver:
+            self._drive(folder, driver)
+
+    def owner(self, group: str) -> tuple[int, int] | None:
+        return None if super().owner(group) is None else self.given.get(group, (0, 0))
+
+    def give(self, group: str, uid: int, gid: int) -> None:
+        assert super().owner(group) is not None
+        self.given[group] = uid, gid
+
+    def _linked(self, link: Path, target: Path) -> None:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent.resolve()))
+
+    def _drive(self, folder: Path, driver: str) -> None:
+        self.driver(driver)
+        self._linked(folder / "driver", self.top / "sys/bus/pci/drivers" / driver)
+        self._linked(self.top / "sys/bus/pci/drivers" / driver / folder.name, folder)
+        if driver == VFIO and (folder / "iommu_group").exists():
+            file = self.top / "dev/vfio" / (folder / "iommu_group").resolve().name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+    def _claimed(self, disk: str) -> bool:
+        return disk in self.claimed
+
+    def _write(self, text: str, *path: str) -> None:
+        """A file that is not there cannot be written to; the others hold nothing but do something."""
+        where = Path(os.path.join(*path))
+        with vfio._told(str(where)):
+            if not where.is_file() and where.name not in ("bind", "unbind"):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if text.strip() in self.stubborn:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            getattr(self, f"_{where.name}")(where, text.strip())
+
+    def _driver_override(self, where: Path, text: str) -> None:
+        where.write_text(f"{text or '(null)'}\n")
+
+    def _unbind(self, where: Path, address: str) -> None:
+        folder = self.top / "sys/devices/pci0000:00" / address
+        driver = (folder / "driver").resolve()
+        (driver / address).unlink()
+        (folder / "driver").unlink()
+        group = (folder / "iommu_group").resolve().name
+        if driver.name == VFIO and all(device.driver != VFIO for device in self.group(group)):
+            self.given.pop(group, None)
+            (self.top / "dev/vfio" / group).unlink()
+
+    def _drivers_probe(self, where: Path, address: str) -> None:
+        folder = self.top / "sys/devices/pci0000:00" / address
+        driver = (folder / "driver_override").read_text().strip()
+        if driver != "(null)" and self.has_driver(driver):
+            self._drive(folder, driver)
+
+    def _bind(self, where: Path, address: str) -> None:
+        folder = self.top / "sys/devices/pci0000:00" / address
+        if (folder / "driver_override").read_text().strip() not in ("(null)", where.parent.name):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        self._drive(folder, where.parent.name)
+
+    def _create(self, where: Path, uuid: str) -> None:
+        type, instances = where.parent, where.parent / "available_instances"
+        if (self.top / vfio.MDEV / uuid).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if int(instances.read_text()) == 0:
+            raise OSError(errno.EUSERS, os.strerror(errno.EUSERS))
+        instances.write_text(f"{int(instances.read_text()) - 1}\n")
+        folder = type.parent.parent.resolve() / uuid
+        (folder / "nvidia").mkdir(parents=True)
+        (folder / "nvidia/placement_id").write_text("")
+        (folder / "remove").touch()
+        self._linked(folder / "mdev_type", type)
+        self._linked(self.top / vfio.MDEV / uuid, folder)
+
+    def _placement_id(self, where: Path, text: str) -> None:
+        where.write_text(f"{text}\n")
+
+    def _remove(self, where: Path, text: str) -> None:
+        assert text == "1"
+        folder = where.parent.resolve()
+        instances = (folder / "mdev_type").resolve() / "available_instances"
+        instances.write_text(f"{int(instances.read_text()) + 1}\n")
+        (self.top / vfio.MDEV / folder.name).unlink()
+        shutil.rmtree(folder)
+
 
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
@@ -586,7 +747,8 @@ def host(**parts: Any) -> Host:
         "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
         "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
         "download": FakeDownload(), "iso": FakeIso(),
-        "keys": FakeKeys(), "files": FakeFiles(), "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
+        "keys": FakeKeys(), "files": FakeFiles(), "devices": FakeSysfs(),
+        "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,
         "become_root": lambda: None,
     }
     return Host(**{**fakes, **parts})

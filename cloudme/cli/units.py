@@ -64,12 +64,7 @@ def _publish(args: argparse.Namespace, transaction: Transaction, where: units.Fo
              site: Site) -> None:
     """On this host they are machines as all others are."""
     if where.root is None and not transaction.dry_run:
-        from cloudme import defined
-        from cloudme.operations import networks
-
-        store = cli.store(args)
-        defined.publish(transaction.host, store, machines, site.host)
-        networks.refresh_names(transaction.host, store)
+        definitions.publish(args, transaction.host, machines, site)
 
 
 def _withdraw(args: argparse.Namespace, transaction: Transaction, where: units.Folders, names: Sequence[str]) -> None:

@@ -177,6 +177,7 @@ def _adapters(world: World, outside: Outside) -> Host:
         ssh,
         streams,
         systemd,
+        vfio,
     )
 
     runner = run.Programs()
@@ -187,6 +188,6 @@ def _adapters(world: World, outside: Outside) -> Host:
         relays=relays.Relays(runner), units=systemd.Systemd(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
         streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
         download=download.Http(), iso=iso.IsoWriter(),
-        keys=keys.SshKeys(), files=files.Below(), now=time.time,
+        keys=keys.SshKeys(), files=files.Below(), devices=vfio.Sysfs(), now=time.time,
         synchronised=clock.synchronised, become_root=lambda: rootless.become_root(outside),
     )

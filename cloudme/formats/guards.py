@@ -65,7 +65,7 @@ def _sent(mac: str, bridge_mac: str, guard: Guard) -> list[str]:
     rules = []
     if guard.rate:
         rules.append(f"limit rate over {guard.rate // 8} bytes/second burst {BURST_BYTES} bytes drop")
-    if guard.locked:
+    if guard.locked or guard.own_mac:
         rules.append(f"ether saddr != {mac} drop")
     if guard.apart:
         rules += [*_neighbours("daddr", guard), f"ether daddr set {bridge_mac}"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
+from cloudme.host import confine
+from cloudme.model.confinement import Confinement
 from cloudme.store import reported, write_atomic
 
 
@@ -75,6 +77,11 @@ class Below:
     def remove(self, path: str) -> None:
         with reported(path):
             os.unlink(self._at(path))
+
+    def allows(self, path: str, uid: int, gid: int, mode: int) -> bool:
+        if not confine.foreign(uid):
+            return True
+        return confine.within(Confinement(uid=uid, gid=gid), lambda: os.access(self._at(path), mode))
 
     def chmod(self, path: str, mode: int) -> None:
         with reported(path):

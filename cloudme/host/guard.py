@@ -23,7 +23,7 @@ TRIES = 3
 """Another start may remove the same leftovers at the same time: then nothing was done, and is tried again."""
 
 NEEDED = "the kernel needs CONFIG_NF_TABLES_NETDEV, for --isolate CONFIG_NETFILTER_EGRESS (Linux 5.16); " \
-    "without: [network] guard = false in cloudme.toml, or cmnet create --no-guard"
+    "without: [network] guard = false in cloudme.toml, cmnet create --no-guard, or, for definitions, network.NAME.up"
 
 REQUEST, ACK, DUMP, CREATE_OR_REPLACE = 0x1, 0x4, 0x300, 0x500
 ERROR, DONE = 2, 3

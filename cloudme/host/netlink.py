@@ -22,7 +22,8 @@ from cloudme.model.ports import Outside, Run
 
 TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+TUNSETPERSIST, TUNSETOWNER = 0x400454CB, 0x400454CC
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_EXCL = 0x0002, 0x1000, 0x4000, 0x8000
 """linux/if_tun.h. A header of virtio goes along with each packet: checksums and segmentation can be left out."""
 SIOCBRADDIF = 0x89A2
 SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3
@@ -94,7 +95,7 @@ class Links:
                     name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & realm.IFF_UP),
                     alias=link.get_attr("IFLA_IFALIAS") or "", master=names.get(link.get_attr("IFLA_MASTER"), ""),
                     addresses=tuple(addresses[link["index"]]), addresses6=tuple(addresses6[link["index"]]),
-                    routes=tuple(routes[link["index"]]),
+                    routes=tuple(routes[link["index"]]), mtu=link.get_attr("IFLA_MTU"), owner=_owner(link),
                 ) for link in netlink.get_links() if link["index"] in names
             }
 
@@ -196,6 +197,27 @@ class Links:
     def sweep(self) -> None:
         guard.sweep(self._run)
 
+    def add_tap(self, name: str, uid: int, mtu: int) -> None:
+        try:
+            _persist(name, uid)
+            with _netlink() as netlink:
+                netlink.link("set", index=socket.if_nametoindex(name), mtu=mtu)
+        except OSError as error:
+            raise _refused(error, "") from error
+
+    def join(self, name: str, card: TapCard) -> None:
+        if card.guard:
+            guard.put(self._run, [(name, card)])
+        try:
+            with _netlink() as netlink:
+                netlink.link("set", index=socket.if_nametoindex(name), master=socket.if_nametoindex(card.bridge or ""),
+                             state="up")
+        except OSError as error:
+            raise _refused(error, card.bridge or "") from error
+
+    def is_guarded(self, name: str, card: TapCard) -> bool:
+        return not guard.lacking([(name, card)])
+
     def _tap(self, card: TapCard) -> tuple[int, str]:
         """The descriptor of a new tap, and its name, where it is not one that was made, and joined, outside."""
         if card.outside and card.bridge is not None:
@@ -246,9 +268,28 @@ def _kind(link: Any) -> str:
     return (info and info.get_attr("IFLA_INFO_KIND")) or ""
 
 
+def _owner(link: Any) -> int | None:
+    """The user who may open a tap (linux/if_link.h, IFLA_TUN_OWNER)."""
+    info = link.get_attr("IFLA_LINKINFO")
+    data = info and info.get_attr("IFLA_INFO_DATA")
+    owner = data.get_attr("IFLA_TUN_OWNER") if data and _kind(link) == "tun" else None
+    return None if owner is None else int(owner)
+
+
 def _stem(mac: str) -> str:
     """What the name of a tap begins with, as 'cm4f2a11-': it tells whose it is, and no other machine's ever has it."""
     return f"cm{mac.replace(':', '')[-6:]}-"
+
+
+def _persist(name: str, uid: int) -> None:
+    """Make a tap that outlives its descriptor, and that this user may open. Raises OSError, EBUSY where it is there."""
+    fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_EXCL))
+        fcntl.ioctl(fd, TUNSETOWNER, uid)
+        fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    finally:
+        os.close(fd)
 
 
 def _made(cards: Sequence[TapCard]) -> list[tuple[str, TapCard]]:

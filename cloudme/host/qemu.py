@@ -169,6 +169,13 @@ class Qemu:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                         select.select([pidfd], [], [], QUIT_S)
 
+    def lives(self, uid: int) -> bool:
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.stat(f"/proc/{entry}").st_uid == uid:
+                    return True
+        return False
+
     def kill(self, lock: str) -> None:
         holders.kill(lock, QUIT_S)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import select
 import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, NotPermitted, StoreError, TimedOut
 from cloudme.model.confinement import Confinement
@@ -39,6 +40,22 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of every child: a search path, the C locale, and the few variables that must pass."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", **kept, **(more or {})}
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[int]:
+    """A descriptor from which a byte comes for each SIGINT and SIGTERM, which do nothing else in the block."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    woken = signal.set_wakeup_fd(writer)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
 
 
 class Programs:
@@ -77,6 +94,28 @@ class Programs:
                                   pass_fds=fds, start_new_session=True)
         process.returncode = 0  # it outlives us: Popen shall not warn that it was not awaited
         return process.pid
+
+    def attend(
+        self, argv: Sequence[str], *, confinement: Confinement, pins: bool, heed: Callable[[int], bool],
+    ) -> int:
+        count = 0
+        if pins:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with _heard() as woken:
+            process = self._start(argv, None, confinement, stdin=None)
+            pidfd = os.pidfd_open(process.pid)
+            try:
+                while pidfd not in select.select([pidfd, woken], [], [])[0]:
+                    for _ in os.read(woken, 64):
+                        count += 1
+                        if not heed(count):
+                            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            finally:
+                os.close(pidfd)
+                if process.poll() is None:
+                    process.kill()
+                status = process.wait()
+        return 128 - status if status < 0 else status
 
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         """The pidfd is opened before the command line is looked at: the signal cannot reach a successor of the pid."""

@@ -31,6 +31,7 @@ class Guard:
     """What a card may send and get, whatever its machine tries.
 
     locked:     it sends from its own MAC and addresses only, and is no router and no DHCP server.
+    own_mac:    it sends from its own MAC only, where it is not locked.
     addresses:  its IPv4 addresses; none: nobody here knows them, but they are none of `others`.
     addresses6: its IPv6 addresses; none: nobody here knows them.
     others:     IPv4 addresses that are no machine's: the gateway's, the name servers'.
@@ -41,6 +42,7 @@ class Guard:
     """
 
     locked: bool = True
+    own_mac: bool = False
     addresses: tuple[str, ...] = ()
     addresses6: tuple[str, ...] = ()
     others: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ RANGE_MAX = 1024
 class Link:
     """A link as the kernel has it. `routes` are the networks reached through it, the default route left out.
 
-    addresses6: the global ones.
+    addresses6: the global ones. owner: who may open it without being root, where it is a tap that somebody owns.
     """
 
     name: str
@@ -43,6 +43,8 @@ class Link:
     addresses: tuple[IPv4Interface, ...] = ()
     addresses6: tuple[IPv6Interface, ...] = ()
     routes: tuple[IPv4Network, ...] = ()
+    mtu: int = 1500
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
 from cloudme.model.confinement import Confinement
+from cloudme.model.devices import Devices
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
 from cloudme.model.guestports import Ended as Ended
@@ -40,6 +41,17 @@ class Run(Protocol):
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
         `fds` are inherited under their own numbers. Returns the pid.
+        """
+
+    def attend(
+        self, argv: Sequence[str], *, confinement: Confinement, pins: bool, heed: Callable[[int], bool],
+    ) -> int:
+        """Run a program with our own input and output until it ends, and return its exit status (128 + a signal's
+        number, as a shell has it).
+
+        pins:  it may lock memory, without limit.
+        heed:  called for each SIGINT and SIGTERM that comes, with 1 for the first of them; where it returns False the
+               program gets a SIGTERM.
         """
 
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
@@ -122,6 +134,9 @@ class Hypervisor(Protocol):
     def version(self) -> str:
         """As '7.2.22'."""
 
+    def lives(self, uid: int) -> bool:
+        """Whether anything runs as this user."""
+
     def kvm_usable(self) -> bool:
         """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
 
@@ -186,6 +201,15 @@ class Net(Protocol):
 
     def sweep(self) -> None:
         """Take away what is left of the guards of taps that are gone."""
+
+    def add_tap(self, name: str, uid: int, mtu: int) -> None:
+        """Make a tap that stays when nobody has it open, and that the user `uid` may open."""
+
+    def join(self, name: str, card: TapCard) -> None:
+        """Guard a tap that stays, and make it a port of the card's bridge, wherever it was, and up."""
+
+    def is_guarded(self, name: str, card: TapCard) -> bool:
+        """Whether such a tap has the guard that its card wants, as far as one sees."""
 
     def links(self) -> Mapping[str, Link]:
         """All links, by name."""
@@ -318,6 +342,12 @@ class Files(Protocol):
 
     def chmod(self, path: str, mode: int) -> None: ...
 
+    def allows(self, path: str, uid: int, gid: int, mode: int) -> bool:
+        """Whether a user without capabilities may use a file so. mode: see access(2).
+
+        True where this process cannot become him.
+        """
+
 
 class Iso(Protocol):
     """Writes small ISO 9660 disks."""
@@ -352,6 +382,7 @@ class Host:
     iso: Iso
     keys: Keys
     files: Files
+    devices: Devices
     now: Callable[[], float]
     synchronised: Callable[[], bool]
     become_root: Callable[[], None]

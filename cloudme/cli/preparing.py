@@ -1,0 +1,84 @@
+"""What vmprepare, vmteardown and vmrun share, and the part of vmrun that is not output."""
+
+from __future__ import annotations
+
+import os
+
+from cloudme import cli
+from cloudme.errors import CloudMeError, NotPermitted, UsageError
+from cloudme.model.steps import uninterrupted
+from cloudme.operations import preparing
+from cloudme.operations.preparing import foreground, notes, tenant
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def root_only() -> None:
+    """Raises NotPermitted. Even what would be done cannot be told without looking as the machines' users."""
+    if os.geteuid() != 0:
+        raise NotPermitted("only root can prepare a host for machines", hint="run it with sudo")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    from cloudme.cli import definitions
+
+    root_only()
+    _named(args)
+    site = definitions.site(args)
+    machines = site.pick(args.names)
+    host = cli.host(args)
+    steps = preparing.plan(host, cli.world(args), machines, site.host)
+    with cli.transaction(args, host) as transaction:
+        transaction.apply(steps)
+        if args.root is not None or transaction.dry_run:
+            return
+    try:
+        definitions.publish(args, host, machines, site)
+    except CloudMeError as error:  # it can run all the same
+        cli.teller(args)(f"{error.message}: vmrunning does not know of it")
+
+
+def _named(args: argparse.Namespace) -> None:
+    if bool(args.names) == args.all:
+        raise UsageError("either names or --all are wanted", hint="see --help")
+
+
+def tear_down(args: argparse.Namespace) -> None:
+    from cloudme.model.definitions.nouns import DefinitionName
+
+    root_only()
+    _named(args)
+    names = [DefinitionName(name) for name in args.names]
+    preparing.tear_down(cli.host(args), cli.world(args), names, dry_run=args.dry_run,
+                        say=print if args.dry_run else cli.teller(args, verbose=True))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare, run, tear down; the exit status is QEMU's."""
+    import shlex
+
+    from cloudme.cli import definitions
+    from cloudme.qemu.definitions import command
+
+    root_only()
+    site = definitions.site(args)
+    (machine,) = site.pick([args.name])
+    host, world = cli.host(args), cli.world(args)
+    one = tenant.of(machine, site.host, notes.read(world, machine.name))
+    foreground.check(one)
+    argv = command.argv(command.options(machine, site.host, definitions.ground()))
+    folder = foreground.MakeFolder(one)
+    with cli.transaction(args, host) as transaction:
+        transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
+        if args.dry_run:
+            print(shlex.join(argv))
+            return 0
+        status = foreground.attend(host, one, argv, say=cli.teller(args))
+        with uninterrupted():
+            transaction.keep()  # volumes stay the machine's
+            folder.undo(host)
+            preparing.tear_down(host, world, [machine.name], dry_run=False,
+                                say=cli.teller(args, verbose=True))
+        return status

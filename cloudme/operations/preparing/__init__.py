@@ -1,0 +1,63 @@
+"""What root does for a machine that is defined before its QEMU starts as a user without rights, and undoes afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from cloudme import index, layout
+from cloudme.errors import Busy, CloudMeError
+from cloudme.layout import World
+from cloudme.model.definitions.nouns import HostConfiguration, Merged
+from cloudme.model.ports import Host
+from cloudme.model.steps import Step
+from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, tenant, volumes
+from cloudme.operations.preparing.firmware import MakeVariables
+from cloudme.operations.preparing.teardown import steps
+
+
+def plan(host: Host, world: World, machines: Iterable[Merged], configuration: HostConfiguration) -> list[Step]:
+    """The steps that are left to do for these machines, everything checked; none where all is as it should be."""
+    known = host.net.links()
+    found: list[Step] = []
+    for machine in machines:
+        one = tenant.of(machine, configuration, notes.read(world, machine.name))
+        made = list(firmware.plan(host, one))
+        variables = next((step.path for step in made if isinstance(step, MakeVariables)), "")
+        found += [*made, *volumes.plan(host, one, variables), *links.plan(host, one, known),
+                  *mediated.plan(host, one), *passthrough.plan(host, one, known)]
+        # swtpm: its state (attributes.tpm_data) is made and given to the user one.uid here
+    return found
+
+
+def tear_down(
+    host: Host, world: World, names: Sequence[str], *, say: Callable[[str], None], dry_run: bool,
+) -> None:
+    """Undo what was prepared for machines, by the notes of it alone: no definition is needed, nor the same one.
+
+    names:   none for all of which there are notes.
+    Raises:  Busy where one of them runs: then nothing was undone. Where something cannot be undone all else is, and the
+             first failure is raised, with the words of all.
+    """
+    chosen = list(dict.fromkeys(names)) or notes.names(world)
+    if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
+        raise Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}")
+    problems: list[CloudMeError] = []
+    for name in chosen:
+        try:
+            for step in steps(notes.read(world, name)):
+                say(step.describe())
+                if not dry_run:
+                    _attempt(host, step, problems)
+        except CloudMeError as error:
+            problems.append(error)
+    if problems:
+        problems[0].message = "\n".join(error.message for error in problems)
+        raise problems[0]
+
+
+def _attempt(host: Host, step: Step, problems: list[CloudMeError]) -> None:
+    try:
+        step.do(host)
+    except CloudMeError as error:
+        problems.append(error)

@@ -1,0 +1,166 @@
+"""What is prepared for machines that are defined, and undone: links, all of it together, notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloudme.errors import (
+    AlreadyExists,
+    Busy,
+    CommandFailed,
+    HostUnavailable,
+    StoreError,
+)
+from cloudme.formats import firmware
+from cloudme.model import identity
+from cloudme.model.launch import Guard
+from cloudme.model.network import Link
+from cloudme.operations import preparing
+from cloudme.operations.preparing import foreground, links, notes
+from cloudme.store import take_lock
+from tests.preparing import GPU, SMALL, UUID, A, B, Site, refused
+from tests.preparing import lock_file as lock_file
+from tests.preparing import site as site
+
+# links
+
+def test_a_tap_is_the_machines_in_its_bridge_with_its_mtu_and_guarded(site: Site) -> None:
+    site.define({"network": {"lan": {"device": "br0"}}}, connections=[
+        {"name": "0", "network": "lan"}, {"name": "1", "network": "lan", "ip": "10.0.0.5/24"}])
+    assert len(site.prepare()) == 4
+    uid = identity.uid(site.machina.one().uuid)
+    assert site.net.known["vm.0"] == Link(name="vm.0", kind="tun", master="br0", mtu=9000, owner=uid)
+    assert site.net.guarded == [[Guard(locked=False, own_mac=True)], [Guard(addresses=("10.0.0.5",))]]
+    assert site.prepare() == []
+    site.net.bare.add(site.machina.one().connections[1].mac)
+    assert site.prepare() == ["make vm.1 a port of the bridge br0, guarded"]
+    site.tear_down()
+    assert set(site.net.known) == {"br0"} and site.notes == {}
+    site.tear_down()
+
+
+def test_a_tap_gets_another_guard_with_another_address(site: Site) -> None:
+    for address in ("10.0.0.5", "10.0.0.6"):
+        site.define({"network": {"lan": {"device": "br0"}}}, connections=[
+            {"name": "0", "network": "lan", "ip": address}])
+        assert "make vm.0 a port of the bridge br0, guarded" in site.prepare()
+    assert [entry["ip"] for entry in site.notes["taps"]] == ["10.0.0.6"]
+    card = replace(site.machina.one().connections[0], ip="2001:db8::5", mac="52:54:00:00:00:01")
+    assert links.guard(card) == Guard(addresses6=("fe80::5054:ff:fe00:1", "2001:db8::5"))
+
+
+def test_a_link_of_somebody_else_is_left_alone(site: Site) -> None:
+    site.define({"network": {"lan": {"device": "br0"}}}, connections=[{"name": "0", "network": "lan"}])
+    for found in (Link(name="vm.0", kind="veth"), Link(name="vm.0", kind="tun", owner=1000)):
+        site.net.known["vm.0"] = found
+        refused(site, AlreadyExists)
+        site.tear_down()
+        assert site.net.known["vm.0"] == found
+
+
+def test_the_tap_goes_even_where_the_program_of_its_network_fails(site: Site) -> None:
+    site.define({"network": {"lan": {"up": "/up", "down": "/down"}}}, connections=[{"name": "0", "network": "lan"}])
+    site.prepare()
+    site.run.fail["/down"] = CommandFailed("no")
+    with pytest.raises(CommandFailed):
+        site.tear_down()
+    assert site.run.calls == [["/up", "vm.0"], ["/down", "vm.0"]] and "vm.0" not in site.net.known
+    site.tear_down()
+    assert site.notes == {}
+
+
+# teardown and notes
+
+def test_a_failure_on_the_way_gives_everything_back(site: Site) -> None:
+    site.define({"network": {"lan": {"device": "br0"}},
+                 "mdev": {"m": {"address": A, "types": {"small": "GRID RTX8000-6Q"}}},
+                 "pci": {"p": {"address": B, "class": "card"}}},
+                connections=[{"name": "0", "network": "lan"}],
+                devices=[{**GPU, "id": UUID}, {"name": "c", "class": "card"}])
+    site.sysfs.device(A, types=SMALL)
+    site.sysfs.device(B, driver="nouveau", group="7")
+    site.sysfs.driver("vfio-pci")
+    site.sysfs.stubborn = {B}
+    with pytest.raises(HostUnavailable):
+        site.prepare()
+    assert "vm.0" not in site.net.known and site.sysfs.mediated() == [] and site.notes == {}
+    assert site.sysfs.group("7")[0].driver == "nouveau"
+
+
+def test_a_teardown_goes_on_after_a_failure_and_tells_all_of_them(site: Site) -> None:
+    test = test_a_failure_on_the_way_gives_everything_back
+    test(site)
+    site.sysfs.stubborn = set()
+    site.prepare()
+    assert stat.S_IMODE(os.stat(site.world.prepared("vm")).st_mode) == 0o600
+    site.sysfs.stubborn = {"1", B}
+    with pytest.raises(Busy) as told:
+        site.tear_down()
+    assert UUID in told.value.message and "Device or resource busy" in told.value.message.splitlines()[1]
+    assert "vm.0" not in site.net.known
+    assert {kind: len(site.notes[kind]) for kind in notes.KINDS} == {"taps": 0, "mediated": 1, "bound": 1, "lent": 0}
+    site.sysfs.stubborn = set()
+    site.tear_down()
+    assert site.notes == {}
+
+
+def test_nothing_is_torn_down_while_qemu_lives(site: Site, lock_file: str) -> None:
+    site.define({"network": {"lan": {"device": "br0"}}}, connections=[{"name": "0", "network": "lan"}])
+    site.prepare()
+    lock = take_lock(lock_file)
+    with pytest.raises(Busy, match="vm: QEMU lives"):
+        site.tear_down()
+    assert "vm.0" in site.net.known
+    os.close(lock)
+    site.tear_down()
+    assert "vm.0" not in site.net.known
+
+
+def test_notes_that_cannot_be_read_are_told(site: Site) -> None:
+    path = Path(site.world.prepared("vm"))
+    path.parent.mkdir(parents=True)
+    for text in ("", "[]", '{"version": 2}', '{"version": 1}'):
+        path.write_text(text)
+        with pytest.raises(StoreError, match="cannot be read"):
+            site.tear_down()
+    assert notes.names(site.world) == ["vm"]
+
+
+# firmware
+
+@pytest.mark.parametrize(("code", "variables"), [
+    ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/CODE/ovmf-stable202302.code.bin", "/CODE/ovmf-stable202302.vars.bin"),
+    ("/usr/share/seabios/bios.bin", None),
+])
+def test_code_and_variables_are_called_alike(code: str, variables: str | None) -> None:
+    assert firmware.sibling(code) == variables
+
+
+def test_a_descriptor_says_what_belongs_to_the_code() -> None:
+    def text(code: str, variables: str) -> str:
+        return json.dumps({"mapping": {"device": "flash", "executable": {"filename": code, "format": "raw"},
+                                       "nvram-template": {"filename": variables, "format": "raw"}}})
+
+    texts = ["{", "[]", '{"mapping": {"device": "memory", "filename": "/bios"}}', text("/a", "/b"), text("/c", "/d"),
+             text("/c", "/e")]
+    assert firmware.described("/c", texts) == "/d"
+    assert firmware.described("/x", texts) is None
+
+
+def test_vmrun_refuses_a_machine_that_runs(site: Site, lock_file: str) -> None:
+    site.define({"accelerator": "tcg"})
+    read = site.machina.read()
+    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
+    foreground.check(one)
+    lock = take_lock(lock_file)
+    with pytest.raises(Busy, match="'vm' runs"):
+        foreground.check(one)
+    os.close(lock)
