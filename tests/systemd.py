@@ -55,15 +55,21 @@ class Booted:
         options = ["--quiet", f"--directory={self.root}", "--machine", self.root.name, "--boot", "--register=no",
                    "--keep-unit", "--private-network", "--console=pipe", *(f"--bind-ro=/usr/{name}" for name in SHARED),
                    "--bind=/dev/net/tun"]
-        self._nspawn = subprocess.Popen(
-            ["sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", *options, "systemd.unit=multi-user.target"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
+        log = self.path("/nspawn.log")
+        with log.open("wb") as said:
+            self._nspawn = subprocess.Popen(
+                ["sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", *options, "systemd.unit=multi-user.target"],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+                env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         deadline = time.monotonic() + STARTED_S
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
         while not (found := children.read_text(encoding="ascii").split()) or not self._up(int(found[0])):
-            assert time.monotonic() < deadline and self._nspawn.poll() is None, "systemd does not start"
+            assert time.monotonic() < deadline and self._nspawn.poll() is None, log.read_text("utf-8")
             time.sleep(0.1)
+
+    def path(self, inside: str) -> Path:
+        """Where the host has a file of the container that is on no mount of its own."""
+        return self.root / inside.lstrip("/")
 
     def _up(self, init: int) -> bool:
         """Whether this child is the container's systemd, and ready."""
@@ -113,16 +119,6 @@ class Booted:
 
     def journal(self, unit: str) -> str:
         return self.run("journalctl", "--no-pager", "--output=short-precise", f"--unit={unit}")
-
-    def outside(self, pid: int) -> int:
-        """The number that the host knows a process by that has the number `pid` inside."""
-        for entry in Path("/proc").glob("[0-9]*/status"):
-            with contextlib.suppress(OSError):
-                said = dict(line.split(":", 1) for line in entry.read_text(encoding="utf-8").splitlines())
-                same = os.readlink(entry.parent / "ns/pid") == os.readlink(f"/proc/{self._init}/ns/pid")
-                if same and said["NSpid"].split()[-1] == str(pid):
-                    return int(entry.parent.name)
-        raise AssertionError(f"no process {pid}")
 
     def install(self) -> None:
         """`make install` of this checkout."""
