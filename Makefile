@@ -13,10 +13,10 @@ SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 # What the host has to bring: programs to run, packages of Debian's to be tested.
 RUN_PROGRAMS = python3 python3-venv qemu-system-x86_64 qemu-img dnsmasq nft ip ssh mmdebstrap mke2fs sfdisk gpgv pasta newuidmap
 TEST_PACKAGES = git make bash zsh fish shellcheck groff-base util-linux systemd systemd-container \
-	openssh-server gpg gpg-agent slirp4netns
+	openssh-server gpg gpg-agent slirp4netns ovmf swtpm swtpm-tools mtools dosfstools
 TEST = tools/packages $(RUN_PROGRAMS) && tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
-.PHONY: all install uninstall demo demo-rootless test check unit contract net guest bench completions man format help
+.PHONY: all install uninstall demo demo-rootless test check unit contract net guest bench completions man schema format help
 .SUFFIXES:
 
 all: install
@@ -61,6 +61,9 @@ completions: ## write completions/ anew from the programs' options
 
 man: ## write docs/man anew from the programs' options
 	$(PYTHON) -m tools.manpage
+
+schema: ## write docs/cloudme.schema.json and docs/homelab-file.md anew from the tables of keys
+	$(PYTHON) -m tools.schema
 
 format: ## let ruff mend what it can
 	$(TEST) -m ruff check --fix

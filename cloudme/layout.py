@@ -225,7 +225,7 @@ def forward(folder: str, protocol: str, address: str, port: int) -> str:
 def socket(folder: str, role: str) -> str:
     """Return the path of a machine's socket, short enough to bind.
 
-    role:    qmp.0, qmp.1, agent, console, vnc.
+    role:    qmp.0 for what commands ask, qmp.1 to stop it, qmp.2 for who listens; agent, console, vnc.
     Raises:  ConfigError where it does not fit in a socket's address.
     """
     path = os.path.join(folder, role)

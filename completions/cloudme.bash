@@ -183,6 +183,13 @@ _cloudme_vmcat() {
 }
 complete -F _cloudme_vmcat vmcat
 
+_cloudme_vmconnect() {
+    _cloudme_answer '--host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'machines,definitions*'
+}
+complete -F _cloudme_vmconnect vmconnect
+
 _cloudme_vmconsole() {
     _cloudme_answer '-n --name-of -g --group -t --type --timeout -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
@@ -217,6 +224,13 @@ _cloudme_vmdestroy() {
         'definitions'
 }
 complete -F _cloudme_vmdestroy vmdestroy
+
+_cloudme_vmdisconnect() {
+    _cloudme_answer '--host-config --root --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--host-config:files --root:folders --realm:realms' \
+        'machines,definitions*'
+}
+complete -F _cloudme_vmdisconnect vmdisconnect
 
 _cloudme_vmexpose() {
     _cloudme_answer '-n --name-of --udp --address --remove --list --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
@@ -267,12 +281,26 @@ _cloudme_vmlogs() {
 }
 complete -F _cloudme_vmlogs vmlogs
 
+_cloudme_vmobserve() {
+    _cloudme_answer '-g --group -t --type --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --realm:realms' \
+        'machines*'
+}
+complete -F _cloudme_vmobserve vmobserve
+
 _cloudme_vmprepare() {
-    _cloudme_answer '--host-config --root -a --all --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '--host-config --root -a --all --tpm --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '--host-config:files --root:folders --realm:realms' \
         'definitions*'
 }
 complete -F _cloudme_vmprepare vmprepare
+
+_cloudme_vmquery() {
+    _cloudme_answer '-g --group -t --type --tree --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --realm:realms' \
+        '=pci=cpu=block=memory=migrate machines*'
+}
+complete -F _cloudme_vmquery vmquery
 
 _cloudme_vmrestart() {
     _cloudme_answer '-g --group -t --type --timeout --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \

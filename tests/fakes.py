@@ -21,12 +21,13 @@ from cloudme import index
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, MissingProgram, NotFound, PeerError, SpecError
 from cloudme.host import vfio
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions.tpm import Tpm
 from cloudme.model.devices import VFIO
 from cloudme.model.groups import Group
 from cloudme.model.launch import Guard, Launch, TapCard
 from cloudme.model.machine import Limits
 from cloudme.model.network import Link
-from cloudme.model.ports import Ended, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
+from cloudme.model.ports import Ended, Event, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
 from cloudme.model.systemd import UnitState
 from cloudme.store import take_lock
 
@@ -90,13 +91,24 @@ class FakeRun:
 
 @dataclass
 class FakeMonitor:
-    """What it was told, in order. A state that is saved is a file with a word in it."""
+    """What it was told, in order. A state that is saved is a file with a word in it.
+
+    answers: by command; what is an error is raised. links: netdevs that were set up or down.
+    """
 
     agent_open: bool = True
     executed: list[str] = field(default_factory=list)
+    answers: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, bool] = field(default_factory=dict)
 
     def execute(self, command: str, **arguments: Any) -> Any:
         self.executed.append(command)
+        if command == "set_link":
+            self.links[arguments["name"]] = arguments["up"]
+        if command in self.answers:
+            if isinstance(self.answers[command], CloudMeError):
+                raise self.answers[command]
+            return self.answers[command]
         if command == "query-chardev":
             return [{"label": "agent", "frontend-open": self.agent_open}]
         return {}
@@ -137,6 +149,7 @@ class FakeHypervisor:
     """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
 
     pressed: the monitors by which machines were shut down. deaf: those who do not go.
+    refused: what is raised for a monitor, by a part of its path.
     """
 
     kvm: bool = False
@@ -150,6 +163,7 @@ class FakeHypervisor:
     alive: set[int] = field(default_factory=set)
     pressed: list[str] = field(default_factory=list)
     deaf: set[str] = field(default_factory=set)
+    refused: dict[str, CloudMeError] = field(default_factory=dict)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -159,6 +173,9 @@ class FakeHypervisor:
 
     @contextlib.contextmanager
     def monitor(self, path: str, *, timeout_s: float = 5) -> Iterator[Monitor]:
+        for part, error in self.refused.items():
+            if part in path:
+                raise error
         self.told.agent_open = self.agent_open
         yield self.told
 
@@ -185,6 +202,24 @@ class FakeHypervisor:
 
     def kvm_usable(self) -> bool:
         return self.kvm
+
+
+@dataclass
+class FakeEvents:
+    """Tells a script, by machine; a machine that has none fails. listened: the sockets, by machine."""
+
+    script: dict[str, list[Event]] = field(default_factory=dict)
+    listened: dict[str, str] = field(default_factory=dict)
+
+    def follow(
+        self, sockets: Mapping[str, str], told: Callable[[Event], None], failed: Callable[[str, CloudMeError], None],
+    ) -> None:
+        self.listened |= sockets
+        for machine in sockets:
+            if machine not in self.script:
+                failed(machine, Busy(f"the monitor {sockets[machine]} does not answer"))
+            for event in self.script.get(machine, ()):
+                told(event)
 
 
 @dataclass
@@ -257,6 +292,19 @@ class FakeNet:
 
     def remove_link(self, name: str) -> None:
         self.known.pop(name, None)
+
+    def plug(self, link: str, bridge: str) -> None:
+        if bridge not in self.bridges:
+            raise HostUnavailable(f"'{bridge}' is no bridge here")
+        self._change(link, bridge, up=True)
+
+    def unplug(self, link: str) -> None:
+        self._change(link, "", up=False)
+
+    def _change(self, link: str, bridge: str, *, up: bool) -> None:
+        if link not in self.known:
+            raise HostUnavailable(f"there is no link '{link}' here")
+        self.known[link] = dataclasses.replace(self.known[link], master=bridge, up=up)
 
     def forwarding(self) -> bool:
         return self.forwards
@@ -493,6 +541,23 @@ class FakeUnits:
         if not self.there:
             raise HostUnavailable("this host does not run systemd")
         self.said.append(" ".join(words))
+
+
+@dataclass
+class FakeCompanions:
+    """What was started beside a QEMU: (its folder, its user), and what still lives."""
+
+    tpms: list[tuple[str, int]] = field(default_factory=list)
+    living: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def tpm(self, tpm: Tpm, uid: int) -> Iterator[None]:
+        self.tpms.append((tpm.folder, uid))
+        self.living.add(tpm.folder)
+        try:
+            yield
+        finally:
+            self.living.discard(tpm.folder)
 
 
 @dataclass
@@ -746,9 +811,9 @@ class FakeSysfs(vfio.Sysfs):
 def host(**parts: Any) -> Host:
     """A whole host of fakes; keyword arguments replace parts of it."""
     fakes: dict[str, Any] = {
-        "run": FakeRun(), "qemu": FakeHypervisor(), "groups": FakeGroups(), "net": FakeNet(),
+        "run": FakeRun(), "qemu": FakeHypervisor(), "events": FakeEvents(), "groups": FakeGroups(), "net": FakeNet(),
         "outside": FakeOutside(), "relays": FakeRelays(), "units": FakeUnits(), "agent": FakeAgent(),
-        "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
+        "companions": FakeCompanions(), "shell": FakeShell(), "streams": FakeStreams(), "playbooks": FakePlaybooks(),
         "download": FakeDownload(), "iso": FakeIso(),
         "keys": FakeKeys(), "files": FakeFiles(), "devices": FakeSysfs(),
         "now": lambda: 1_800_000_000.0, "synchronised": lambda: True,

@@ -29,10 +29,13 @@ def prepare(args: argparse.Namespace) -> None:
     site = definitions.site(args)
     machines = site.pick(args.names)
     host = cli.host(args)
-    steps = preparing.plan(host, cli.world(args), machines, site.host)
+    plan = preparing.plan_tpms if args.tpm else preparing.plan
+    steps = plan(host, cli.world(args), machines, site.host)
+    for doubt in [] if args.tpm else preparing.doubts(host, machines):
+        cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
         transaction.apply(steps)
-        if args.root is not None or transaction.dry_run:
+        if args.tpm or args.root is not None or transaction.dry_run:
             return
     try:
         definitions.publish(args, host, machines, site)
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     foreground.check(one)
     argv = command.argv(command.options(machine, site.host, definitions.ground()))
     folder = foreground.MakeFolder(one)
+    for doubt in preparing.doubts(host, [machine]):
+        cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
         transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
         if args.dry_run:

@@ -164,7 +164,9 @@ def _adapters(world: World, outside: Outside) -> Host:
         agent,
         cgroup,
         clock,
+        companions,
         download,
+        events,
         files,
         iso,
         keys,
@@ -184,8 +186,9 @@ def _adapters(world: World, outside: Outside) -> Host:
     net = netlink.Links(outside, runner)
     groups = cgroup.Groups(runner)
     return Host(
-        run=runner, qemu=qemu.Qemu(runner, net, groups), groups=groups, net=net, outside=outside,
-        relays=relays.Relays(runner), units=systemd.Systemd(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
+        run=runner, qemu=qemu.Qemu(runner, net, groups), events=events.Monitors(), groups=groups, net=net,
+        outside=outside, relays=relays.Relays(runner), companions=companions.Beside(runner),
+        units=systemd.Systemd(runner), shell=ssh.Ssh(outside), agent=agent.GuestAgent(),
         streams=streams.Standard(outside), playbooks=playbook.Ansible(runner, world.config),
         download=download.Http(), iso=iso.IsoWriter(),
         keys=keys.SshKeys(), files=files.Below(), devices=vfio.Sysfs(), now=time.time,

@@ -163,6 +163,16 @@ class Links:
             for index in netlink.link_lookup(ifname=name):
                 netlink.link("del", index=index)
 
+    def plug(self, link: str, bridge: str) -> None:
+        if not self.bridge_exists(bridge):
+            raise HostUnavailable(f"'{bridge}' is no bridge here", hint="ip -brief link show type bridge")
+        with _netlink() as netlink:
+            netlink.link("set", index=_index(link), master=_index(bridge), state="up")
+
+    def unplug(self, link: str) -> None:
+        with _netlink() as netlink:
+            netlink.link("set", index=_index(link), master=0, state="down")
+
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(payload, (address, port))
@@ -208,12 +218,7 @@ class Links:
     def join(self, name: str, card: TapCard) -> None:
         if card.guard:
             guard.put(self._run, [(name, card)])
-        try:
-            with _netlink() as netlink:
-                netlink.link("set", index=socket.if_nametoindex(name), master=socket.if_nametoindex(card.bridge or ""),
-                             state="up")
-        except OSError as error:
-            raise _refused(error, card.bridge or "") from error
+        self.plug(name, card.bridge or "")
 
     def is_guarded(self, name: str, card: TapCard) -> bool:
         return not guard.lacking([(name, card)])
@@ -261,6 +266,13 @@ def _set6(netlink: Any, index: int, wanted: ipaddress.IPv6Interface | None) -> N
     for old in found:
         if old != new:
             netlink.addr("del", index=index, family=socket.AF_INET6, address=old[0], prefixlen=old[1])
+
+
+def _index(link: str) -> int:
+    try:
+        return socket.if_nametoindex(link)
+    except OSError:
+        raise HostUnavailable(f"there is no link '{link}' here") from None
 
 
 def _kind(link: Any) -> str:

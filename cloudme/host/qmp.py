@@ -83,8 +83,7 @@ class QmpMonitor:
                 task.cancel()
 
     async def _closed(self) -> None:
-        while self._client.runstate == Runstate.RUNNING:
-            await self._client.runstate_changed()
+        await closed(self._client)
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         fd = os.open(path, (os.O_WRONLY | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
@@ -126,6 +125,12 @@ class QmpMonitor:
         except TimeoutError:
             return False
         return True
+
+
+async def closed(client: QMPClient) -> None:
+    """Return once QEMU has gone."""
+    while client.runstate == Runstate.RUNNING:
+        await client.runstate_changed()
 
 
 async def joined(client: QMPClient, path: str, timeout_s: float) -> None:

@@ -28,6 +28,7 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "dnsmasq": "dnsmasq-base", "nft": "nftables",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap", "newgidmap": "uidmap", "ssh": "openssh-client", "mke2fs": "e2fsprogs", "sfdisk": "fdisk",
+    "swtpm_setup": "swtpm-tools",
 }
 """Which Debian package brings a program, where the names differ."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Literal, Protocol
 
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions.tpm import Companions as Companions
 from cloudme.model.devices import Devices
 from cloudme.model.groups import Groups
 from cloudme.model.guestports import Agent as Agent
@@ -21,8 +21,13 @@ from cloudme.model.guestports import Progress as Progress
 from cloudme.model.guestports import Shell as Shell
 from cloudme.model.guestports import Streams as Streams
 from cloudme.model.guestports import Target as Target
-from cloudme.model.launch import Launch, TapCard
+from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
+from cloudme.model.qemuports import Event as Event
+from cloudme.model.qemuports import Events as Events
+from cloudme.model.qemuports import Hypervisor as Hypervisor
+from cloudme.model.qemuports import Monitor as Monitor
+from cloudme.model.qemuports import Power as Power
 from cloudme.model.systemd import Units
 
 
@@ -62,92 +67,6 @@ class Run(Protocol):
 
     def find(self, program: str) -> str | None:
         """The path of an installed program, sbin folders included."""
-
-
-class Monitor(Protocol):
-    """A QMP connection. Raises PeerError where QEMU says no."""
-
-    def execute(self, command: str, **arguments: Json) -> Json: ...
-
-    def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Json) -> bool:
-        """Like `execute`, then wait for an event of that name; False where it did not come."""
-
-    def lend(self, name: str, path: str, *, write: bool = False) -> None:
-        """Give QEMU a descriptor of the file `path`, which it then knows as `fd:<name>`; a file to write is new."""
-
-    def give(self, name: str, fd: int) -> None:
-        """Likewise a copy of our descriptor `fd`."""
-
-    def join(self, name: str, other: Monitor) -> None:
-        """Connect this QEMU with another: both know it as `fd:<name>`."""
-
-    def admit(self, path: str) -> str:
-        """Let QEMU read and write the file `path`, and return the name by which it may open it."""
-
-    def retract(self, path: str) -> None:
-        """Take the descriptor back by which it may open the disk `path` to write: what it has open stays so.
-
-        A lock belongs to a descriptor and all its copies (fcntl(2), open file description locks): QEMU, which frees a
-        disk by closing it, would go on holding it by the one in its list.
-        """
-
-    def await_migration(self, status: str, *, timeout_s: float) -> None:
-        """Wait until a migration has come to `status` (QEMU, MigrationStatus); it may have while nobody looked.
-
-        The capability `events` must be set. Raises PeerError where it failed, TimedOut.
-        """
-
-    def wait_closed(self, timeout_s: float) -> bool:
-        """True once QEMU has gone."""
-
-
-class Hypervisor(Protocol):
-    """QEMU processes."""
-
-    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
-        """Start QEMU and return when its monitor answers.
-
-        Raises:  Busy where the machine's lock is held, PeerError with QEMU's last words where it ended.
-        """
-
-    def monitor(self, path: str, *, timeout_s: float = 5) -> AbstractContextManager[Monitor]:
-        """Connect to the monitor socket `path`. Raises NotFound where nobody listens, Busy where it is in use."""
-
-    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
-        """Power down all at once: ACPI, at the deadline `quit`, then SIGKILL. Returns when no lock is held."""
-
-    def shut_down(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> list[str]:
-        """Likewise by their monitors alone, not by their locks, with no kill at the end; events are told as they come.
-
-        Returns the names of those that have not gone. Where nobody listens, one has.
-        """
-
-    def bury(self, uuid: str) -> None:
-        """End whatever runs as the user of a machine that is off: taken over, it may have let go of its lock.
-
-        Nothing where machines have no users of their own.
-        """
-
-    def kill(self, lock: str) -> None:
-        """SIGKILL the holder of `lock`, through a pidfd, and return when the lock is free. Nobody there: nothing."""
-
-    def version(self) -> str:
-        """As '7.2.22'."""
-
-    def lives(self, uid: int) -> bool:
-        """Whether anything runs as this user."""
-
-    def kvm_usable(self) -> bool:
-        """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Power:
-    """What stopping a machine needs: its name, for messages, its lock, its monitor's socket."""
-
-    name: str
-    lock: str
-    monitor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +156,12 @@ class Net(Protocol):
 
     def remove_link(self, name: str) -> None:
         """Missing: nothing."""
+
+    def plug(self, link: str, bridge: str) -> None:
+        """Make a link a port of `bridge`, and set it up. Raises HostUnavailable where one of them is missing."""
+
+    def unplug(self, link: str) -> None:
+        """Set a link down, and take it out of its bridge, if it is in one. Likewise."""
 
     def forwarding(self) -> bool:
         """Whether IPv4 is forwarded here."""
@@ -369,10 +294,12 @@ class Host:
 
     run: Run
     qemu: Hypervisor
+    events: Events
     groups: Groups
     net: Net
     outside: Outside
     relays: Relays
+    companions: Companions
     units: Units
     shell: Shell
     agent: Agent

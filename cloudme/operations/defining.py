@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from cloudme import layout
 from cloudme.errors import AlreadyExists, ConfigError, NotFound
-from cloudme.formats import definitions
-from cloudme.formats.definitions import documents, schema, written
+from cloudme.formats import definitions, documents
+from cloudme.formats.definitions import schema, written
 from cloudme.formats.definitions.written import Document, Sections
 from cloudme.model.definitions.nouns import DefinitionName
 from cloudme.model.machine import Machine

@@ -95,7 +95,7 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         name=machine.name, uuid=machine.uuid, binary=BINARY, machine=ram.machine if ram else MACHINE, accel=place.accel,
         cpu="host" if place.accel == "kvm" else "max", vcpus=machine.shape.vcpus, ram_mib=machine.shape.ram_mib,
         parts=parts if incoming else parts + cards, plugged=cards if incoming else (), incoming=incoming,
-        monitors=[Listener(role, layout.socket(place.run, role)) for role in ("qmp.0", "qmp.1")],
+        monitors=[Listener(role, layout.socket(place.run, role)) for role in ("qmp.0", "qmp.1", "qmp.2")],
         chardevs=[
             Listener("console", layout.socket(place.run, "console"), os.path.join(place.folder, SERIAL_LOG)),
             Listener("agent", layout.socket(place.run, "agent")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -47,7 +48,7 @@ class Site:
             "raw": pool | {"type": "raw"}, "qcow2": pool | {"type": "qcow2"}, "iso": pool | {"type": "iso-scsi"},
             "own": pool | {"type": "firmware"}, "fw": pool | {"type": "firmware", "readonly": True,
                                                               "pattern": "${volume}.fd"},
-            "folder": pool | {"type": "vvfat-block"}}})
+            "folder": pool | {"type": "vvfat-block"}, "tpm": pool | {"type": "tpm-data"}}})
 
     def define(self, *volumes: tuple[str, str], **attrs: Any) -> None:
         self.machina.machine("vm", {"attrs": {"memory": {"ram": 64}, **attrs}, "volumes": [
@@ -282,6 +283,69 @@ def test_variables_are_not_made_in_a_folder_of_the_machines_user(site: Site) -> 
     site.define(firmware=FW | {"vars": {"name": "own/vars", "storage": "own"}})
     assert "is not root's alone" in site.refused(NotPermitted)
     assert list((site.disks / "own").iterdir()) == []
+
+
+@pytest.mark.parametrize(("features", "secure", "what"), [
+    (["requires-smm"], True, None), (["acpi-s3"], False, None), (["requires-smm"], False, "change the keys"),
+    (["acpi-s3"], True, "its variables are lost")])
+def test_what_a_descriptor_says_of_smm_is_held_against_the_definition(
+        site: Site, features: list[str], secure: bool, what: str | None) -> None:
+    code = site.file("OVMF_CODE.fd")
+    text = json.dumps({"mapping": {"executable": {"filename": str(code)}, "nvram-template": {"filename": "/vars"}},
+                       "features": features})
+    site.host = fakes.host(qemu=site.qemu, files=fakes.FakeFiles(texts={"/usr/share/qemu/firmware/60-x.json": text}))
+    site.define(firmware=FW | {"code": FW["code"] | {"secure": secure}})
+    doubts = preparing.doubts(site.host, site.machina.read().pick(["vm"]))
+    assert [what in doubt for doubt in doubts if what] == ([True] if what else []) and len(doubts) == bool(what)
+
+
+# TPM
+
+TPM = {"tpm": {"enabled": True, "data": {"name": "chip", "storage": "tpm"}}}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_tpm_is_kept_in_a_folder_of_the_machines_own(site: Site, there: bool) -> None:
+    folder = site.disks / "chip"
+    if there:
+        folder.mkdir(0o755)
+    site.define(**TPM)
+    assert site.prepare() == [f"{'give' if there else 'make'} the folder {folder} for the user machina-vm"]
+    assert owner(folder) == (UID, UID, 0o700)
+    assert site.prepare() == []
+
+
+def test_a_failure_takes_the_tpms_folder_back(site: Site) -> None:
+    site.define(**TPM)
+    configured = site.machina.read()
+    with pytest.raises(KeyboardInterrupt), Transaction(site.host, lambda line: None) as transaction:
+        transaction.apply(preparing.plan_tpms(site.host, site.world, configured.pick(["vm"]), configured.host))
+        assert (site.disks / "chip").is_dir()
+        raise KeyboardInterrupt
+    assert not (site.disks / "chip").exists()
+
+
+def test_a_folder_that_is_not_the_machines_is_no_tpms(site: Site) -> None:
+    site.define(**TPM)
+    folder = site.disks / "chip"
+    folder.symlink_to("/etc")
+    assert "is no folder" in site.refused(ConfigError)
+    folder.unlink()
+    folder.mkdir()
+    (folder / "somebodys").touch()
+    assert f"chown -R {UID}" in site.refused(NotPermitted) and owner(folder)[0] == 0
+    (folder / "somebodys").unlink()
+    os.chown(folder, 1, 1)
+    assert "is the user 1's" in site.refused(NotPermitted)
+
+
+def test_the_folders_around_a_tpm_are_there_and_nobody_elses(site: Site) -> None:
+    site.define(**TPM | {"tpm": TPM["tpm"] | {"data": {"name": "no/chip", "storage": "tpm"}}})
+    assert f"there is no {site.disks / 'no'}" in site.refused(NotFound)
+    (site.disks / "no").mkdir()
+    os.chown(site.disks / "no", UID, UID)
+    assert "is not root's alone" in site.refused(NotPermitted)
+    assert list((site.disks / "no").iterdir()) == []
 
 
 # devices

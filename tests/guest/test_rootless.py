@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.guest.conftest import CACHE
 from tests.users import User
 
-PACKAGES = "nginx-light,postgresql"
+PACKAGES = "nginx-light,postgresql,pciutils"
 PLAYBOOK = """\
 - hosts: all
   tasks:

@@ -52,8 +52,8 @@ IN_ORDER = ("Power key pressed", "System is powering down", "Reached target powe
 """What the guest's own journal says of a boot that ended by its power button."""
 BACKUPS = tuple(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow"))
 """What programs that change users leave beside the files that they change."""
-SHARED = {"/etc/sysusers.d", "/run/cloudme", "/run/machina", "/var/lib/cloudme", "/var/lib/cloudme/machines",
-          "/var/lib/cloudme/store.lock 0 "}
+SHARED = {"/etc/sysusers.d", "/run/cloudme", "/run/cloudme/machina.prepared", "/run/machina", "/var/lib/cloudme",
+          "/var/lib/cloudme/machines", "/var/lib/cloudme/store.lock 0 "}
 """What all machines have in common, and none takes away."""
 
 

@@ -73,6 +73,30 @@ def test_taps_are_made_by_many_threads_at_once_and_end_with_their_descriptor(
     apart(look)
 
 
+def test_a_link_is_put_into_a_bridge_and_taken_out_as_often_as_one_likes(apart: Apart, links: netlink.Links) -> None:
+    runner = run.Programs()
+
+    def look() -> None:
+        bridge(links)
+        runner(["ip", "tuntap", "add", "vm.0", "mode", "tap"])
+        for _ in range(2):
+            links.plug("vm.0", "bridge0")
+            assert (links.links()["vm.0"].master, links.links()["vm.0"].up) == ("bridge0", True)
+        for _ in range(2):
+            links.unplug("vm.0")
+            assert (links.links()["vm.0"].master, links.links()["vm.0"].up) == ("", False)
+        with pytest.raises(HostUnavailable, match="no link 'vm1'"):
+            links.plug("vm1", "bridge0")
+        with pytest.raises(HostUnavailable, match="no link 'vm1'"):
+            links.unplug("vm1")
+        for none in ("lo", "bridge1"):
+            with pytest.raises(HostUnavailable, match=f"'{none}' is no bridge"):
+                links.plug("vm.0", none)
+        assert links.links()["vm.0"].master == ""
+
+    apart(look)
+
+
 def test_a_tap_without_a_bridge_says_what_to_type(
     apart: Apart, links: netlink.Links,
 ) -> None:

@@ -193,8 +193,10 @@ def test_vmrun_runs_a_whole_machine_with_its_tap_and_leaves_nothing(
 ) -> None:
     realm.home.chmod(0o755)
     folder = realm.home / "m"
-    machina.machine("one", {"id": UUIDS["one"], "attrs": RAM | {"qmp": {"enabled": True}}, "connections": [
-        {"name": "0", "network": "lan"}]})
+    machina.host({"accelerator": "tcg", "network": {"lan": {"device": "bridge0"}},
+                  "storage": {"tpm": {"path": str(realm.home), "pattern": "${volume}", "type": "tpm-data"}}})
+    machina.machine("one", {"id": UUIDS["one"], "connections": [{"name": "0", "network": "lan"}], "attrs": RAM | {
+        "qmp": {"enabled": True}, "tpm": {"enabled": True, "data": {"name": "chip", "storage": "tpm"}}}})
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "bin/vmrun"), "--realm", realm.name, "--root", str(machina.folder.parent.parent),
          "one"], stderr=subprocess.PIPE, text=True, cwd=realm.home,
@@ -211,3 +213,5 @@ def test_vmrun_runs_a_whole_machine_with_its_tap_and_leaves_nothing(
     assert process.returncode == 0, said
     assert "the power button is pressed" in said and "ending one" in said
     assert "one.0" not in realm.run("ip", "link") and not (folder / "one").exists()
+    assert (realm.home / "chip/state/tpm2-00.permall").stat().st_uid == accounts.of(machina.one("one")).uid
+    assert not (realm.home / "m-swtpm/one").exists()

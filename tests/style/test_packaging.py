@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tools import manpage
+from tools import manpage, schema
 from tools.programs import discover
 
 PAGES = manpage.pages()
@@ -39,6 +39,11 @@ def test_setup_cfg_lists_every_program() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_committed_man_page_is_what_the_parser_says(page: str) -> None:
     assert (manpage.FOLDER / page).read_text("utf-8") == PAGES[page], "run `make man`"
+
+
+def test_the_committed_schema_and_its_page_are_what_the_tables_say() -> None:
+    assert schema.SCHEMA.read_text("utf-8") == schema.schema_text(), "run `make schema`"
+    assert schema.PAGE.read_text("utf-8") == schema.page(), "run `make schema`"
 
 
 def test_there_is_no_man_page_without_a_program() -> None:

@@ -150,6 +150,16 @@ def test_a_tpm_is_a_socket_a_backend_and_a_device(machina: Machina) -> None:
         "-tpmdev emulator,id=tpm.0,chardev=tpm.0.socket", "-device tpm-crb,tpmdev=tpm.0"]
 
 
+@pytest.mark.parametrize(("code", "locked"), [({}, True), ({"secure": True}, True), ({"secure": False}, False)])
+def test_variables_are_locked_for_firmware_that_writes_them_in_smm(
+        machina: Machina, code: dict[str, Any], locked: bool) -> None:
+    """Firmware that does not could not write them, either: what it kept would be gone with QEMU."""
+    lines = told(machina, {"firmware": {"code": {"name": "code", "storage": "firmware", **code},
+                                        "vars": {"name": "vars", "storage": "firmware"}}})
+    assert of(lines, "-global") == ["-global driver=cfi.pflash01,property=secure,value=on"] * locked
+    assert of(lines, "-machine") == ["-machine type=q35,pflash0=vm-code,pflash1=vm-vars"]
+
+
 @pytest.mark.parametrize(("cpu", "wanted"), [
     ({"threads": 2}, "host"), ({"threads": 2, "processor": "epyc"}, "host,topoext=on"), ({"processor": "epyc"}, "host"),
 ])
@@ -177,6 +187,8 @@ def test_two_nodes_never_have_one_name(machina: Machina) -> None:
 @pytest.mark.parametrize(("document", "what"), [
     ({"attrs": {"memory": {"ram": 0}}}, "name: neither vm nor its tags set attrs.memory.ram"),
     ({"attrs": RAM | {"tpm": {"enabled": True}}}, "attrs.tpm.enabled: attrs.tpm.data is not set"),
+    ({"attrs": RAM | {"tpm": {"enabled": True, "data": {"name": "a,b", "storage": "tpm-data"}}}},
+     "attrs.tpm.data: swtpm takes no path with a comma: '/p/a,b.tpm-data'"),
     ({"attrs": RAM, "volumes": [{"name": "os", "storage": "raw", "wwn": "6" * 32}]},
      "volumes.os.wwn: QEMU's disks have names of 16 digits"),
     ({"attrs": RAM, "volumes": [{"name": str(n), "storage": "iso-ahci"} for n in range(7)]},

@@ -14,8 +14,8 @@ import pytest
 
 from cloudme import layout
 from cloudme.cli import wiring
-from cloudme.formats import definitions
-from cloudme.formats.definitions import documents, written
+from cloudme.formats import definitions, documents
+from cloudme.formats.definitions import written
 from cloudme.model.machine import Access, Disk, Forward, Limits, Machine
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network

@@ -13,7 +13,8 @@ from typing import Any
 
 from cloudme import layout
 from cloudme.errors import NotFound, SpecError
-from cloudme.formats.definitions import documents, schema
+from cloudme.formats import documents
+from cloudme.formats.definitions import schema
 from cloudme.model.definitions import checks
 from cloudme.model.definitions.merge import merge
 from cloudme.model.definitions.nouns import Complaint, Definition, HostConfiguration, Merged, Source

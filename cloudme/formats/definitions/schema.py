@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudme.errors import UsageError
-from cloudme.formats.definitions.values import (
+from cloudme.formats import values
+from cloudme.formats.values import (
     ABSENT,
     Convert,
-    Reader,
     address,
     checked,
     flag,
@@ -29,6 +29,7 @@ from cloudme.model import limits
 from cloudme.model.definitions.nouns import (
     Attachment,
     Body,
+    Complaint,
     Connection,
     Definition,
     DefinitionName,
@@ -44,6 +45,26 @@ from cloudme.model.definitions.nouns import (
 from cloudme.model.machine import login
 from cloudme.model.names import TEMPLATES, Name
 
+
+class Reader:
+    """Collects what is wrong with the values of one file; machines: whom it concerns."""
+
+    def __init__(self, origin: Source, machines: tuple[str, ...] = ()) -> None:
+        self.origin = origin
+        self.machines = machines
+        self.complaints: list[Complaint] = []
+
+    @property
+    def told(self) -> set[str]:
+        """The paths that there are complaints of."""
+        return {complaint.where.path for complaint in self.complaints}
+
+    def complain(self, path: str, what: str) -> Any:
+        where = self.origin.at(path) if path else self.origin
+        self.complaints.append(Complaint(where, what, self.machines))
+        return ABSENT
+
+
 PORT = number(0, 65535)
 COUNT = number(0, 1024)
 RAM_MIB = number(0, 1 << 30)
@@ -54,7 +75,7 @@ def _made(noun: Callable[..., Any], fields: Mapping[str, Convert], wanted: tuple
     """A record that becomes `noun`; renamed: key -> field."""
     convert = record(fields, wanted)
 
-    def whole(reader: Reader, value: Any, path: str) -> Any:
+    def whole(reader: values.Reader, value: Any, path: str) -> Any:
         found = convert(reader, value, path)
         if found is ABSENT or not set(wanted) <= set(found):
             return ABSENT
@@ -85,9 +106,10 @@ def _group(given: str) -> Name:
 
 
 FIRMWARE = _made(Volume, {"name": name, "storage": name}, ("name", "storage"))
+CODE = _made(Volume, {"name": name, "storage": name, "secure": flag}, ("name", "storage"))
 
 SETTINGS: dict[str, Convert] = {
-    "attrs.firmware.code": FIRMWARE,
+    "attrs.firmware.code": CODE,
     "attrs.firmware.vars": FIRMWARE,
     "attrs.firmware.template": FIRMWARE,
     "attrs.cpu.processor": text,
@@ -142,7 +164,7 @@ def _set(found: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _unlike(kind: str, items: Convert) -> Convert:
     """A list in which no two things have one name."""
-    def whole(reader: Reader, value: Any, path: str) -> Any:
+    def whole(reader: values.Reader, value: Any, path: str) -> Any:
         found = items(reader, value, path)
         seen: set[str] = set()
         for item in () if found is ABSENT else found:

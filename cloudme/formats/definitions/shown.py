@@ -75,7 +75,7 @@ def document(machine: Merged) -> dict[str, Any]:
         "name": machine.name, "id": machine.uuid, "description": definition.description or None,
         "tags": list(definition.body.tags), "vars": dict(machine.variables),
         "attrs": {
-            "firmware": {"code": _file(attributes.firmware_code), "vars": _file(attributes.firmware_variables),
+            "firmware": {"code": _code(attributes.firmware_code), "vars": _file(attributes.firmware_variables),
                          "template": _file(attributes.firmware_template)},
             "cpu": {"processor": attributes.processor or None, "sockets": attributes.sockets or None,
                     "cores": attributes.cores or None, "threads": attributes.threads or None},
@@ -101,6 +101,10 @@ def document(machine: Merged) -> dict[str, Any]:
 
 def _file(volume: Volume | None) -> dict[str, Any] | None:
     return {"name": volume.name, "storage": volume.storage, "path": volume.path or None} if volume else None
+
+
+def _code(volume: Volume | None) -> dict[str, Any] | None:
+    return {**found, "secure": volume.secure} if volume and (found := _file(volume)) else None
 
 
 def explained(machine: Merged, key: str) -> list[tuple[str, Any, Source | None]]:

@@ -12,8 +12,8 @@ from cloudme.errors import SpecError, UsageError
 from cloudme.formats import render
 from cloudme.formats.definitions import quoting
 from cloudme.layout import unit as unit
-from cloudme.model.definitions import accounts
-from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged, swtpm_socket
+from cloudme.model.definitions import accounts, tpm
+from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged
 from cloudme.model.limits import UNLIMITED, check
 from cloudme.model.machine import Limits
 from cloudme.model.units import MIB
@@ -85,7 +85,7 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
     Raises:  SpecError for what systemd does not take.
     """
     places = list(_places(machine, host))
-    command = " \\\n".join(" ".join(map(quoting.argument, words)) for words in argv)
+    command = " \\\n".join(map(_line, argv))
     if wrong := list(_wrong(machine, places, command)):
         raise SpecError([f"{machine.sources[key].file}: {key}: {what}" for key, what in wrong])
     attributes, account, name = machine.attributes, accounts.of(machine), machine.name
@@ -97,13 +97,16 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
     made = {unit(name): render.text(
         "machine.service.j2", config, command=command, swtpm=swtpm_unit(name) if has_swtpm(machine) else "",
         limits=list(_limits(attributes.limits, places)), **_granted(places), **values)}
-    if has_swtpm(machine) and attributes.tpm_data:
-        state = Place(attributes.tpm_data.path, True, folder=True)
+    if its := tpm.of(machine, run):
         made[swtpm_unit(name)] = render.text(
-            "swtpm.service.j2", config, state=quoting.argument(f"dir={state.path}"),
-            control=quoting.argument(f"type=unixio,path={swtpm_socket(run, name)}"), **_granted([state]), **values)
+            "swtpm.service.j2", config, command=_line(its.daemon), setup=[_line(words) for words in its.setup],
+            **_granted([Place(its.folder, True, folder=True)]), **values)
     made = {name: head.format(name) + text for name, text in made.items()}
     return {**made, users(name): f"{MARK}.\n" + render.text("sysusers.conf.j2", config, **values)}
+
+
+def _line(words: Sequence[str]) -> str:
+    return " ".join(map(quoting.argument, words))
 
 
 def _wrong(machine: Merged, places: list[Place], command: str) -> Iterator[tuple[str, str]]:

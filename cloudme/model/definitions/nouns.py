@@ -70,6 +70,7 @@ class Volume:
 
     index:  the boot index that it asks for; once merged, the one that it has. 0: none.
     path:   where it is on this host, once merged.
+    secure: of the firmware's code: it was built to write its variables in system management mode, and nobody else can.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Volume:
     bootable: bool = False
     index: int = 0
     path: str = ""
+    secure: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from cloudme.layout import World
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, tenant, volumes
+from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, tenant, tpm, volumes
 from cloudme.operations.preparing.firmware import MakeVariables
 from cloudme.operations.preparing.teardown import steps
 
@@ -24,10 +24,20 @@ def plan(host: Host, world: World, machines: Iterable[Merged], configuration: Ho
         one = tenant.of(machine, configuration, notes.read(world, machine.name))
         made = list(firmware.plan(host, one))
         variables = next((step.path for step in made if isinstance(step, MakeVariables)), "")
-        found += [*made, *volumes.plan(host, one, variables), *links.plan(host, one, known),
+        found += [*made, *tpm.plan(host, one), *volumes.plan(host, one, variables), *links.plan(host, one, known),
                   *mediated.plan(host, one), *passthrough.plan(host, one, known)]
-        # swtpm: its state (attributes.tpm_data) is made and given to the user one.uid here
     return found
+
+
+def plan_tpms(host: Host, world: World, machines: Iterable[Merged], configuration: HostConfiguration) -> list[Step]:
+    """Of these steps those that a TPM's unit needs, which starts before its machine's."""
+    return [step for machine in machines
+            for step in tpm.plan(host, tenant.of(machine, configuration, notes.read(world, machine.name)))]
+
+
+def doubts(host: Host, machines: Iterable[Merged]) -> list[str]:
+    """What will run, and not as one expects."""
+    return [doubt for machine in machines for doubt in firmware.doubts(host, machine)]
 
 
 def tear_down(

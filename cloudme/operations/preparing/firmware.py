@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cloudme.disk import reported
 from cloudme.errors import AlreadyExists, ConfigError, NotFound
 from cloudme.formats import firmware
+from cloudme.model.definitions.nouns import Merged
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
 from cloudme.operations.preparing import paths, volumes
@@ -87,6 +88,18 @@ def plan(host: Host, tenant: Tenant) -> Iterator[Step]:
         pass
     volumes.searchable(host, tenant, os.path.realpath(folder))
     yield MakeVariables(template, variables.path, tenant)
+
+
+def doubts(host: Host, machine: Merged) -> Iterator[str]:
+    """Where the definition says of the firmware's code what its descriptor does not."""
+    code = machine.attributes.firmware_code
+    smm = firmware.requires_smm(code.path, _descriptors(host)) if code else None
+    if code and smm is False and code.secure:
+        yield (f"{machine.name}: {code.path} does not use SMM, so its variables are lost when QEMU ends: "
+               'say "secure": false at attrs.firmware.code')
+    if code and smm and not code.secure:
+        yield (f'{machine.name}: {code.path} uses SMM, and "secure" is false at attrs.firmware.code: the guest can '
+               "change the keys of secure boot")
 
 
 def _descriptors(host: Host) -> Iterator[str]:

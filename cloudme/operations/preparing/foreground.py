@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from cloudme import index, layout
 from cloudme.disk import reported
 from cloudme.errors import Busy, CloudMeError, HostUnavailable
 from cloudme.model.confinement import Confinement
+from cloudme.model.definitions import tpm
 from cloudme.model.ports import Host
 from cloudme.operations.preparing.tenant import Tenant
 
@@ -63,9 +65,10 @@ def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, say: Callable[[st
         say(f"{tenant.name}: the power button is pressed; once more ends it" if count == 1 else f"ending {tenant.name}")
         return _told(host, tenant, "system_powerdown" if count == 1 else "quit", say)
 
-    # swtpm: it is started before, as the same user, and ended after, where tenant.machine.attributes.tpm
     confinement = Confinement(uid=tenant.uid, gid=tenant.gid, groups=_groups(tenant))
-    return host.run.attend(argv, confinement=confinement, pins=bool(tenant.machine.devices), heed=heed)
+    its = tpm.of(tenant.machine, layout.machina_run())
+    with host.companions.tpm(its, tenant.uid) if its else contextlib.nullcontext():
+        return host.run.attend(argv, confinement=confinement, pins=bool(tenant.machine.devices), heed=heed)
 
 
 def _groups(tenant: Tenant) -> tuple[int, ...]:

@@ -81,6 +81,8 @@ def _impossible(machine: Merged, found: Disks) -> Iterator[tuple[str, str]]:
         yield "name", f"neither {machine.name} nor its tags set attrs.memory.ram"
     if attributes.tpm and not attributes.tpm_data:
         yield "attrs.tpm.enabled", "attrs.tpm.data is not set"
+    if attributes.tpm and attributes.tpm_data and "," in attributes.tpm_data.path:
+        yield "attrs.tpm.data", f"swtpm takes no path with a comma: '{attributes.tpm_data.path[:80]}'"
     for disk in found.of(*SCSI_DISKS):
         if len(disk.volume.wwn) > WWN_TEXT:
             yield f"volumes.{disk.volume.name}.wwn", "QEMU's disks have names of 16 digits"
@@ -107,7 +109,7 @@ def _head(machine: Merged, host: HostConfiguration, found: Disks, ground: Ground
     yield from (("-mon", f"chardev=qmp.{index},mode=control") for index in range(len(attributes.qmp_sockets)))
     if attributes.spice:
         yield "-spice", f"port={attributes.spice_port},addr=127.0.0.1,disable-ticketing=on"
-    if found.code:
+    if found.code and found.code.volume.secure:
         yield "-global", "driver=cfi.pflash01,property=secure,value=on"
     if attributes.spice:
         for size in ("ram_size", "vram_size"):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_interface
-from typing import Any
+from typing import Any, Protocol
 
 from cloudme.errors import UsageError
-from cloudme.model.definitions.nouns import Complaint, Source
 
 TEXT = 4096
 """Characters of one text, at most."""
@@ -27,23 +26,11 @@ ABSENT: Any = object()
 """What a value is that is wrong or not there."""
 
 
-class Reader:
+class Reader(Protocol):
     """Collects what is wrong with the values of one file."""
 
-    def __init__(self, origin: Source, machines: tuple[str, ...] = ()) -> None:
-        self.origin = origin
-        self.machines = machines
-        self.complaints: list[Complaint] = []
-
-    @property
-    def told(self) -> set[str]:
-        """The paths that there are complaints of."""
-        return {complaint.where.path for complaint in self.complaints}
-
     def complain(self, path: str, what: str) -> Any:
-        where = self.origin.at(path) if path else self.origin
-        self.complaints.append(Complaint(where, what, self.machines))
-        return ABSENT
+        """Note what is wrong with the value at this path of keys; returns ABSENT."""
 
 
 Convert = Callable[[Reader, Any, str], Any]
@@ -168,7 +155,7 @@ def listing(convert: Convert) -> Convert:
 def mapping(convert: Convert, *, keep: bool = False) -> Convert:
     """An object with any keys but ''. keep: a key whose value is wrong stays, with None."""
     def whole(reader: Reader, value: Any, path: str) -> Any:
-        if (items := _members(reader, value, path)) is None:
+        if (items := members(reader, value, path)) is None:
             return ABSENT
         found = {}
         for key, item in items.items():
@@ -186,13 +173,13 @@ def mapping(convert: Convert, *, keep: bool = False) -> Convert:
 def record(fields: Mapping[str, Convert], wanted: tuple[str, ...] = ()) -> Convert:
     """An object with these keys, in small letters or not (as Go reads them); null is what is not there."""
     def whole(reader: Reader, value: Any, path: str) -> Any:
-        if (items := _members(reader, value, path)) is None:
+        if (items := members(reader, value, path)) is None:
             return ABSENT
         found: dict[str, Any] = {}
         for given, item in items.items():
             key, inner = given.lower(), f"{path}.{given}" if path else given
             if key not in fields:
-                reader.complain(inner if given and not _UNFIT.search(given) else path, _unknown(given, fields))
+                reader.complain(inner if given and not _UNFIT.search(given) else path, unknown(given, fields))
             elif key in found:
                 reader.complain(inner, "it stands twice, with small and capital letters")
             elif item is not None:
@@ -205,7 +192,8 @@ def record(fields: Mapping[str, Convert], wanted: tuple[str, ...] = ()) -> Conve
     return whole
 
 
-def _members(reader: Reader, value: Any, path: str) -> dict[str, Any] | None:
+def members(reader: Reader, value: Any, path: str) -> dict[str, Any] | None:
+    """An object that is not too large, and whose keys are texts; None for what is none."""
     if not isinstance(value, dict):
         reader.complain(path, f"an object is wanted, not {shown(value)}")
         return None
@@ -218,7 +206,8 @@ def _members(reader: Reader, value: Any, path: str) -> dict[str, Any] | None:
     return {key: item for key, item in value.items() if isinstance(key, str)}
 
 
-def _unknown(given: str, fields: Mapping[str, Convert]) -> str:
+def unknown(given: str, fields: Collection[str]) -> str:
+    """What to say of a key that is none of these."""
     from difflib import get_close_matches
 
     near = get_close_matches(given.lower(), fields, 1)

@@ -1,0 +1,1 @@
+"""A whole homelab as one file says it: VLANs, defaults, machines. Pure."""

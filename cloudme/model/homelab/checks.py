@@ -1,0 +1,286 @@
+"""What no value alone is wrong about: names of what is not there, machines in each other's way, more than the host has.
+
+`told` are the paths of values that were wrong by themselves: what follows from those is not told again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import IPv4Address, IPv4Interface
+
+from cloudme.errors import UsageError
+from cloudme.model import limits
+from cloudme.model.homelab import planned
+from cloudme.model.homelab.nouns import Board, Homelab, Remark, Severity
+from cloudme.model.homelab.planned import Planned
+from cloudme.model.names import Name
+from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.model.units import MIB, human
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the host has. None: nobody looked, and nothing is said of it.
+
+    templates: their memory in MiB, by name.   default_mib: the memory of a machine that stands on none.
+    networks:  those of `cmnet`.               tags: those of the host configuration.
+    exists:    whether there is a file or folder of this path; a relative one is from the file's folder.
+    """
+
+    ram_mib: int | None = None
+    templates: Mapping[str, int] | None = None
+    default_mib: int = 1024
+    images: Collection[str] | None = None
+    networks: Collection[str] | None = None
+    tags: Collection[str] | None = None
+    exists: Callable[[str], bool] | None = None
+
+
+NOTHING_KNOWN = Surroundings()
+MACHINES_MAX = 1000
+"""Of one host: as many ports as a bridge has (linux/net/bridge/br_private.h, BR_MAX_PORTS), less its own."""
+CIRCLES_MAX = 10
+"""So many are told."""
+
+
+def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str = "", site: str = "",
+          told: Collection[str] = ()) -> Iterator[Remark]:
+    """All that is to be said. folder: the file's own."""
+    count = sum(declared.replicas or 1 for declared in homelab.machines.values())
+    if count > MACHINES_MAX:
+        yield Remark("machines", f"{count} machines are too many: {MACHINES_MAX} at most", of_key=True)
+        return
+    machines = planned.planned(homelab, site=site)
+    yield from _vlans(homelab)
+    yield from _origins(homelab, machines, around, told)
+    yield from _places(homelab, machines, around, told)
+    if around.tags is not None:
+        yield from _tags(homelab, around.tags)
+    yield from _clashes(machines)
+    yield from _addresses(homelab, machines)
+    yield from _shares(homelab)
+    yield from _hardware(machines)
+    yield from _memory(homelab, machines, around)
+    yield from _order(homelab, told)
+    if around.exists:
+        yield from _missing(homelab, folder, around.exists)
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"no {what} '{name}'" + (f"; '{near[0]}' is one" if near else "")
+
+
+def _said(told: Collection[str], path: str) -> bool:
+    return any(other == path or other.startswith((f"{path}.", f"{path}[")) for other in told)
+
+
+def _first_of_each(machines: Iterable[Planned]) -> Iterator[Planned]:
+    seen = set()
+    for machine in machines:
+        if machine.entry not in seen:
+            seen.add(machine.entry)
+            yield machine
+
+
+def _vlans(homelab: Homelab) -> Iterator[Remark]:
+    vlans = homelab.networks.vlans
+    ids: dict[int, str] = {}
+    nets = {name: found for name in vlans if (found := planned.subnet(homelab, name))}
+    before: list[Name] = []
+    for name, vlan in vlans.items():
+        path = f"networks.vlans.{name}"
+        if (other := ids.setdefault(vlan.id, name)) != name:
+            yield Remark(f"{path}.id", f"{vlan.id} is the number of '{other}', too")
+        for number, reached in enumerate(vlan.reaches):
+            if reached not in vlans:
+                yield Remark(f"{path}.reaches[{number}]", _unknown("VLAN", reached, vlans))
+        if not (own := nets.get(name)):
+            continue
+        if vlan.cidr and own.ip not in vlan.cidr:
+            yield Remark(f"{path}.gateway", f"{own.ip} is not in {vlan.cidr}")
+        elif own.network.prefixlen < 31 and own.ip in (own.network.network_address, own.network.broadcast_address):
+            yield Remark(f"{path}.gateway", f"{own.ip} is an end of {own.network}, and no machine's address")
+        for other in before:
+            if nets[other].network.overlaps(own.network):
+                yield Remark(path, f"{own.network} is also that of '{other}', at least in part", of_key=True)
+        before.append(name)
+
+
+def _origins(
+    homelab: Homelab, machines: list[Planned], around: Surroundings, told: Collection[str],
+) -> Iterator[Remark]:
+    """What disks stand on. A default is told once, where it stands."""
+    known: dict[str, Collection[str] | None] = {"template": around.templates, "image": around.images}
+    for key, there in known.items():
+        for path, name in _values(homelab, key):
+            if there is not None and name not in there:
+                yield Remark(path, _unknown(key, name, there))
+    for machine in _first_of_each(machines):
+        own = f"machines.{machine.entry}"
+        named = machine.declared.template or machine.declared.image or machine.declared.kernel
+        if not named and not any(_said(told, f"{at}.{key}") for key in ("template", "image", "kernel")
+                                 for at in (own, "hosts")):
+            yield Remark(own, "template, image or kernel is wanted", of_key=True)
+
+
+def _values(homelab: Homelab, key: str) -> Iterator[tuple[str, str]]:
+    """(path, value) of all places where a key that has a default is set."""
+    if value := getattr(homelab.hosts, key):
+        yield f"hosts.{key}", value
+    for entry, declared in homelab.machines.items():
+        if value := getattr(declared, key):
+            yield f"machines.{entry}.{key}", value
+
+
+def _places(
+    homelab: Homelab, machines: list[Planned], around: Surroundings, told: Collection[str],
+) -> Iterator[Remark]:
+    """VLANs and networks that are not there; links that are the host's."""
+    vlans = homelab.networks.vlans
+    for path, name in _values(homelab, "vlan"):
+        if name not in vlans and not _said(told, f"networks.vlans.{name}"):
+            yield Remark(path, _unknown("VLAN", name, vlans))
+    for path, name in _values(homelab, "network"):
+        if name in vlans:
+            yield Remark(path, f"'{name}' is a VLAN: say vlan, not network")
+        elif around.networks is not None and name not in (DEFAULT_NETWORK, *around.networks):
+            yield Remark(path, _unknown("network", name, around.networks))
+    for machine in machines:
+        if machine.tap_id in (homelab.networks.bridge, homelab.networks.uplink):
+            yield Remark(f"machines.{machine.entry}.tap_id", f"{machine.tap_id} is the host's own")
+
+
+def _tags(homelab: Homelab, known: Collection[str]) -> Iterator[Remark]:
+    for entry, declared in homelab.machines.items():
+        for number, tag in enumerate(declared.tags):
+            if tag not in known:
+                yield Remark(f"machines.{entry}.tags[{number}]",
+                             _unknown("tag", tag, known) + " in the host configuration")
+
+
+ALONE: dict[str, Callable[[Planned], Iterable[object]]] = {
+    "ip": lambda machine: [machine.declared.ip],
+    "mac": lambda machine: [machine.mac],
+    "vsock_cid": lambda machine: [machine.declared.vsock_cid],
+    "tap_id": lambda machine: [machine.tap_id],
+    "hostname": lambda machine: [machine.hostname],
+    "gpu": lambda machine: machine.declared.gpu,
+    "devices": lambda machine: machine.declared.devices,
+}
+"""Key -> what of it no two machines may have. GPUs and other devices are of one kind, and so told together."""
+
+
+def _clashes(machines: list[Planned]) -> Iterator[Remark]:
+    owners: dict[tuple[str, object], Planned] = {}
+    for machine in machines:
+        path = f"machines.{machine.entry}"
+        if (owner := owners.setdefault(("", machine.name), machine)) is not machine:
+            own = machine.entry == machine.name
+            yield Remark(path, f"'{machine.name}' is one of the replicas of '{owner.entry}'" if own else
+                         f"its replica '{machine.name}' has the name of another machine", of_key=True)
+            continue
+        for key, values in ALONE.items():
+            kind = "devices" if key == "gpu" else key
+            for value in values(machine):
+                owner = owners.setdefault((kind, value), machine)
+                if value is not None and owner.entry != machine.entry:
+                    yield Remark(f"{path}.{key}", f"{value} is that of '{owner.name}', too")
+
+
+def _addresses(homelab: Homelab, machines: list[Planned]) -> Iterator[Remark]:
+    """Addresses that are none of their VLAN's; of replicas the first such."""
+    for entry, group in itertools.groupby(machines, lambda machine: machine.entry):
+        declared, mine = homelab.machines[entry], [machine.declared for machine in group]
+        own = planned.subnet(homelab, mine[0].vlan) if declared.ip and mine[0].vlan else None
+        for number, one in enumerate(mine if own else ()):
+            if what := _unfit(one.ip, own, one.vlan or ""):
+                yield Remark(f"machines.{entry}.ip", what + (f" (replica {number})" if declared.replicas else ""))
+                break
+
+
+def _unfit(address: IPv4Address | None, own: IPv4Interface | None, vlan: str) -> str:
+    """Why no machine can have this address. own: the gateway, with the VLAN's network."""
+    if not own:
+        return ""
+    if address is None or address not in own.network:
+        return f"{address or 'what comes after 255.255.255.255'} is not in {own.network}, the VLAN '{vlan}'"
+    if own.network.prefixlen < 31 and address in (own.network.network_address, own.network.broadcast_address):
+        return f"{address} is an end of {own.network}, and no machine's address"
+    return f"{address} is the gateway of '{vlan}'" if address == own.ip else ""
+
+
+def _shares(homelab: Homelab) -> Iterator[Remark]:
+    """Tags and mount points are once on a machine."""
+    for machine in _first_of_each(planned.planned(homelab)):
+        seen: set[tuple[str, str | None]] = set()
+        for number, share in enumerate(machine.declared.shares):
+            path = f"machines.{machine.entry}.shares[{number}]"
+            for key, value in (("mount_point", share.mount_point), ("tag", share.tag)):
+                if (key, value) in seen:
+                    yield Remark(f"{path}.{key}", f"two shares have '{value}'")
+                    break
+                seen.add((key, value))
+
+
+def _hardware(machines: list[Planned]) -> Iterator[Remark]:
+    for machine in _first_of_each(machines):
+        path, declared = f"machines.{machine.entry}", machine.declared
+        for key in ("gpu", "devices"):
+            if machine.board is Board.microvm and getattr(declared, key):
+                yield Remark(f"{path}.{key}", "a machine of type microvm takes no PCI devices: machine: q35 does")
+        if planned.hangs(machine.board, declared.mem):
+            yield Remark(f"{path}.mem", f"a machine of type microvm hangs with {declared.mem} MiB: "
+                         f"it gets {machine.mem}", Severity.note)
+        try:
+            if machine.mem:
+                limits.check(declared.limits, machine.mem)
+        except UsageError as error:
+            yield Remark(f"{path}.limits.memory", f"{error.message}: {error.hint}")
+
+
+def _memory(homelab: Homelab, machines: list[Planned], around: Surroundings) -> Iterator[Remark]:
+    if not around.ram_mib:
+        return
+    templates = around.templates or {}
+    total = sum(machine.mem or templates.get(machine.declared.template or "", around.default_mib)
+                for machine in machines)
+    if total <= around.ram_mib:
+        return
+    ratio = homelab.hosts.memory_ratio
+    what = f"all machines have {human(total * MIB)} of memory, the host has {human(around.ram_mib * MIB)}"
+    if total > around.ram_mib * ratio:
+        yield Remark("machines", f"{what}: that is more than {ratio:g} times as much (memory_ratio)", of_key=True)
+    else:
+        yield Remark("machines", what, Severity.warning, of_key=True)
+
+
+def _order(homelab: Homelab, told: Collection[str]) -> Iterator[Remark]:
+    known = {name for entry, declared in homelab.machines.items() for name in planned.names(entry, declared)}
+    known |= set(homelab.machines)
+    for entry, declared in homelab.machines.items():
+        for number, name in enumerate(declared.depends_on):
+            if name not in known and not _said(told, f"machines.{name}"):
+                yield Remark(f"machines.{entry}.depends_on[{number}]", _unknown("machine", name, known))
+    for circle in itertools.islice(planned.circles(homelab), CIRCLES_MAX):
+        yield Remark(f"machines.{circle[0]}.depends_on", f"it waits for itself: {' -> '.join(circle)}")
+
+
+FILES = ("kernel", "initrd", "playbook", "user_data")
+
+
+def _missing(homelab: Homelab, folder: str, exists: Callable[[str], bool]) -> Iterator[Remark]:
+    named = [(f"hosts.{key}", getattr(homelab.hosts, key)) for key in FILES if hasattr(homelab.hosts, key)]
+    for entry, declared in homelab.machines.items():
+        named += [(f"machines.{entry}.{key}", getattr(declared, key)) for key in FILES]
+        for number, share in enumerate(declared.shares):
+            if not share.made and not exists(share.source):
+                yield Remark(f"machines.{entry}.shares[{number}].source",
+                             f"there is no {share.source}; with owner or mode it would be made")
+    for path, value in named:
+        if value and not exists(os.path.join(folder, value)):
+            yield Remark(path, f"there is no {os.path.join(folder, value)}")
