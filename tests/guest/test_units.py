@@ -53,7 +53,7 @@ IN_ORDER = ("Power key pressed", "System is powering down", "Reached target powe
 BACKUPS = tuple(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow"))
 """What programs that change users leave beside the files that they change."""
 SHARED = {"/etc/sysusers.d", "/run/cloudme", "/run/cloudme/machina.prepared", "/run/machina", "/var/lib/cloudme",
-          "/var/lib/cloudme/machines", "/var/lib/cloudme/store.lock 0 "}
+          "/var/lib/cloudme/machines", "/var/lib/cloudme/store.lock"}
 """What all machines have in common, and none takes away."""
 
 
@@ -127,11 +127,12 @@ def listed(host: Booted) -> list[dict[str, str]]:
 
 
 def files(host: Booted) -> set[str]:
-    """All that machines may leave on a host: each path, with its size and target."""
+    """All that machines may leave on a host: files, links with their targets, users and groups."""
     said = host.run("find", "/etc", "/srv", "/var/lib", "/run", "-xdev", "-path", "/run/systemd", "-prune",
                     "-o", "-path", "/var/lib/systemd", "-prune", "-o", "-type", "d", "-print",
-                    "-o", "-printf", "%p %s %l\n")
-    return {line for line in said.splitlines() if not line.startswith(BACKUPS)}
+                    "-o", "-printf", "%p %l\n")
+    said += host.run("cat", "/etc/passwd", "/etc/group")
+    return {line.strip() for line in said.splitlines() if not line.startswith(BACKUPS)}
 
 
 @pytest.fixture(scope="module")
