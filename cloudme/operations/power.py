@@ -197,5 +197,7 @@ class StartUnit:
             time.sleep(LOOK_S)
 
     def undo(self, host: Host) -> None:
-        if self.started:
+        """What could not be started is not tried again by systemd, either."""
+        (state,) = host.units.states([self.unit])
+        if self.started or state.active == "activating":
             host.units.stop([self.unit])

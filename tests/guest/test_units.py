@@ -19,7 +19,7 @@ from tests.systemd import Booted, booted
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
-UNIT, CRASH, BROKEN = "machina-web.service", "machina-crash.service", "machina-broken.service"
+UNIT, CRASH = "machina-web.service", "machina-crash.service"
 ID = "8b18191a-234f-45ce-b43c-b46e28cd2f70"
 ADDRESS, GATEWAY = "192.168.77.10", "192.168.77.1"
 KEY = "/root/key"
@@ -46,8 +46,10 @@ MACHINES = {
     "crash": {"id": "5c6f0a04-9c9f-4f6c-8a3e-6d3f1b0c7a11", "tags": ["small"]},
     "broken": {"id": "0f2f7c1e-55d1-4a1c-9d59-9a8f6a2d3b22", "tags": ["small"],
                "volumes": [{"name": "os", "storage": "disks"}]},
+    "empty": {"id": "b8c5a3d2-7d0e-4c39-9a52-1d7e0c6f4e33", "tags": ["small"],
+              "volumes": [{"name": "os", "storage": "disks"}]},
 }
-"""crash has no disk, and idles in its firmware. The disk of broken is rubbish."""
+"""crash has no disk, and idles in its firmware. The disk of broken is rubbish, that of empty is not there."""
 IN_ORDER = ("Power key pressed", "System is powering down", "Reached target poweroff.target", "Journal stopped")
 """What the guest's own journal says of a boot that ended by its power button."""
 BACKUPS = tuple(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow"))
@@ -151,11 +153,12 @@ def test_machines_are_enabled_and_started(host: Booted, before: set[str]) -> Non
     assert (said["machine"], said["active"], said["main_pid"]) == ("web", "active", int(host.show(UNIT, "MainPID")))
 
 
-def test_a_broken_machine_is_not_started_again_and_again(host: Booted, before: set[str]) -> None:
-    ended = host.call("vmstart", "broken")
-    assert ended.returncode == 76, ended
-    assert "not in qcow2 format" in ended.stderr
-    assert (host.show(BROKEN, "ActiveState"), host.show(BROKEN, "NRestarts")) == ("failed", "0")
+@pytest.mark.parametrize(("name", "why"), [("broken", "not in qcow2 format"), ("empty", "there is no /srv/")])
+def test_what_is_broken_is_not_started_again_and_again(host: Booted, before: set[str], name: str, why: str) -> None:
+    ended = host.call("vmstart", name)
+    assert (ended.returncode, why in ended.stderr) == (76, True), ended
+    assert host.show(f"machina-{name}.service", "ActiveState") in ("failed", "inactive")
+    assert host.show(f"machina-{name}.service", "NRestarts") == "0"
 
 
 def test_a_machine_that_crashes_is_started_again_within_limits(host: Booted, before: set[str]) -> None:
