@@ -521,6 +521,7 @@ class FakeUnits:
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
         self._did("start", *names)
+        self.failed -= set(names)
         self.active |= set(names)
 
     def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:

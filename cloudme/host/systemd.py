@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ class Systemd:
         self._files("disable", names, root)
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        with contextlib.suppress(CommandFailed):  # one that is not loaded has no former starts, and no failures
+            self.reset(names)
         try:
             self._call("start", *names, timeout_s=timeout_s)
         except CommandFailed as error:

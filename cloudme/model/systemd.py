@@ -43,7 +43,10 @@ class Units(Protocol):
     def disable(self, names: Sequence[str], *, root: str | None = None) -> None: ...
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
-        """Return when all are started. Raises PeerError with what systemd says, and the last words of the unit."""
+        """Return when all are started. Neither failures nor starts before this one count for a unit's limits.
+
+        Raises:  PeerError with the last words of the unit.
+        """
 
     def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
         """Return when all have ended."""

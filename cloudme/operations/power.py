@@ -181,10 +181,6 @@ class StartUnit:
         return f"start {self.machine.name} (systemd: {self.unit})"
 
     def do(self, host: Host) -> None:
-        """Who starts a machine that failed too often has mended it, or wants to see: systemd is to try it anew."""
-        (state,) = host.units.states([self.unit])
-        if state.active == "failed":
-            host.units.reset([self.unit])
         host.units.start([self.unit])
         self.started = True
         deadline = time.monotonic() + RUNS_S

@@ -41,13 +41,6 @@ def test_systemd_starts_and_stops_it_beside_the_others(site: Site) -> None:
     assert not site.store.is_running(machine) and site.qemu.running == {}
 
 
-def test_who_starts_what_failed_too_often_is_not_refused(site: Site) -> None:
-    machine = site.define()
-    site.units.failed.add("machina-vm.service")
-    site.start(machine)
-    assert site.units.said == ["reset-failed machina-vm.service", "start machina-vm.service"]
-
-
 def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
     one, two = site.define("one"), site.define("two", id=OTHER)
     site.units.deaf.add(layout.unit("two"))
