@@ -189,11 +189,13 @@ class StartUnit:
         while not self.store.is_running(self.machine):
             (state,) = host.units.states([self.unit])
             if state.active not in ("active", "activating", "reloading"):
-                raise PeerError(f"'{self.machine.name}' ended at once", hint=f"journalctl --unit {self.unit}")
+                raise PeerError(f"'{self.machine.name}' ended at once", hint=host.units.last_words(self.unit))
             if time.monotonic() >= deadline:
                 raise TimedOut(f"'{self.machine.name}' does not run yet", hint=f"journalctl --unit {self.unit}")
             time.sleep(LOOK_S)
 
     def undo(self, host: Host) -> None:
-        if self.started:
+        """What could not be started is not tried again by systemd, either."""
+        (state,) = host.units.states([self.unit])
+        if self.started or state.active == "activating":
             host.units.stop([self.unit])
