@@ -83,10 +83,12 @@ def _withdraw(args: argparse.Namespace, transaction: Transaction, where: units.F
     if where.root is None and not transaction.dry_run:
         from cloudme import defined
         from cloudme.operations import networks
+        from cloudme.operations.preparing import notes
 
         store = cli.store(args)
         for name in names:
             defined.withdraw(store, name)
+            notes.forget(store.world, name)
         networks.refresh_names(transaction.host, store)
 
 

@@ -209,3 +209,23 @@ def test_of_two_that_prepare_a_machine_one_waits(site: Site) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and notes.names(site.world) == []
+
+
+def test_nothing_is_left_of_who_is_forgotten_and_who_waited_for_him_is_alone(site: Site) -> None:
+    world = site.world
+    order: list[bool] = []
+
+    def next_one() -> None:
+        with notes.alone(world, ["vm"]):
+            order.append(notes.met(world, "vm"))
+
+    thread = threading.Thread(target=next_one)
+    with notes.alone(world, ["vm"]):
+        assert notes.met(world, "vm")
+        thread.start()
+        os.unlink(world.prepared("vm").replace(".json", ".lock"))
+    thread.join()
+    assert order == [True]
+    notes.forget(world, "vm")
+    notes.forget(world, "vm")
+    assert not notes.met(world, "vm")

@@ -73,13 +73,32 @@ def alone(world: World, machines: Iterable[str]) -> Iterator[None]:
     what fails takes back what it finds."""
     with contextlib.ExitStack() as held:
         for name in sorted(set(machines)):
-            path = _lock(world, name)
-            with reported(path):
-                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                held.callback(os.close, fd)
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
+            with reported(_lock(world, name)):
+                held.callback(os.close, _locked(_lock(world, name)))
         yield
+
+
+def _locked(path: str) -> int:
+    """The file, locked. Who held it before may have removed it meanwhile: then it is the new one that counts."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def forget(world: World, name: str) -> None:
+    """Leave no file of a machine that nobody will prepare any more. What it still has to be undone stays noted."""
+    if os.path.exists(_lock(world, name)):
+        with alone(world, [name]):
+            os.unlink(_lock(world, name))
 
 
 def met(world: World, name: str) -> bool:
