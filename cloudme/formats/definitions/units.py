@@ -13,7 +13,7 @@ from cloudme.formats import render
 from cloudme.formats.definitions import quoting
 from cloudme.layout import unit as unit
 from cloudme.model.definitions import accounts, tpm
-from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged
+from cloudme.model.definitions.nouns import STANDARD_SOCKETS, HostConfiguration, Kind, Merged, qmp_socket
 from cloudme.model.limits import UNLIMITED, check
 from cloudme.model.machine import Limits
 from cloudme.model.units import MIB
@@ -21,6 +21,10 @@ from cloudme.model.units import MIB
 MARK = "# Made by vmunit generate"
 """How every file of ours begins: no other file is written over, or removed."""
 SWTPM = "swtpm-"
+BUTTON = ("import json, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+          "[s.send(json.dumps(dict(execute=word)).encode()) for word in sys.argv[2:]]; "
+          "[0 for _ in iter(lambda: s.recv(4096), bytes())]")
+"""Gives QEMU the words, and waits until it has gone. No quote is in it, since it stands in a shell's."""
 """What a TPM's unit has before the name of its machine: no machine may be called so."""
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """What a unit has none of, or one of its own (systemd.exec(5), ProtectHome= and PrivateTmp=)."""
@@ -87,6 +91,7 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
     values: dict[str, Any] = {
         "name": name, "user": account.user, "uid": account.uid, "group": account.group, "gid": account.gid,
         "kvm": host.accelerator == "kvm", "qmp": attributes.qmp, "taps": bool(machine.connections),
+        "button": BUTTON, "socket": qmp_socket(run, name, STANDARD_SOCKETS[0]),
         "vfio": bool(machine.devices), "ports": bool(attributes.spice or attributes.agent_port)}
     head = f"{MARK}. What is to stay goes into {{}}.d/NAME.conf: here it is lost.\n"
     its = tpm.of(machine, run)
