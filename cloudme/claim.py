@@ -124,7 +124,7 @@ def check_free(host: Host, store: Store, network: Network, addresses: Sequence[s
         if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):
             raise AlreadyExists(f"{taken.pop()} is this host's own address, on {link.name}")
     try:
-        answers = host.net.arp(network.bridge, addresses)
+        answers = host.net.arp(network.link, addresses)
     except NotPermitted:  # who may not ask has not asked before, either
         return
     for address, mac in answers.items():
