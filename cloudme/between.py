@@ -36,7 +36,7 @@ def found(host: Host, store: Store) -> tuple[str, ...]:
 
 def refresh(host: Host, store: Store, coming: Sequence[Machine] = ()) -> None:
     """Make the rules those that networks and machines want. Somebody else's change waits for ours."""
-    if not any(not network.external for network in store.networks()):
+    if not any(not network.external and host.net.bridge_exists(network.bridge) for network in store.networks()):
         return
     with store.locked():
         text = wanted(store, coming=coming)

@@ -12,7 +12,7 @@ from cloudme.errors import UsageError
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations import exposing
+from cloudme.operations import exposing, networks
 from cloudme.store import Store
 
 LOOPBACK = "127.0.0.1"
@@ -28,6 +28,8 @@ def change(args: argparse.Namespace, store: Store, host: Host) -> None:
             _remove(args, transaction, store, name)
         else:
             _expose(args, transaction, store, name)
+        if not transaction.dry_run:
+            networks.refresh_names(host, store)
 
 
 def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:

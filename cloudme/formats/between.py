@@ -1,7 +1,7 @@
 """The rules between networks of ours, as nft(8) reads them: who may open connections to whom, and to which ports.
 
-One table of a world. What is on one bridge, or in one VLAN, does not pass here. Plain text rather than a template: nobody
-may edit it, and jinja2 takes long to load.
+One table of a world. What is on one bridge, or in one VLAN, does not pass here. Plain text rather than a template:
+nobody may edit it, and jinja2 takes long to load.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def table(world: World) -> str:
 def text(name: str, networks: Iterable[Network], machines: Iterable[Machine]) -> str:
     """What makes the table `name` anew; '' where nothing is closed. Each rule carries a digest of the whole."""
     ours = [network for network in networks if not (network.external or network.shared)]
-    known = {network.name for network in ours}
+    known: set[str] = {network.name for network in ours}
     limited = [machine for machine in machines
                if machine.ports is not None and any(nic.network in known for nic in machine.nics)]
     if not limited and all(network.reaches is None for network in ours):

@@ -31,7 +31,7 @@ from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations.networks import changes, sharing, truth, trunks
+from cloudme.operations.networks import changes, sharing, trunks, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
 from cloudme.store import Store, reported, take_lock
 
@@ -126,6 +126,7 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
         _stop(transaction, store, network, files, forget=True)
     if not transaction.dry_run:
         transaction.host.net.sweep()
+        between.refresh(transaction.host, store)
         for folder in (store.world.reservations(name), store.world.host_names(name)):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (store.world.leases(name), store.world.network_lock(name)):
@@ -144,6 +145,7 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
               forget=network.name == DEFAULT_NETWORK)
     if not transaction.dry_run:
         transaction.host.net.sweep()
+        between.refresh(transaction.host, store)
 
 
 def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles, *, forget: bool) -> None:

@@ -59,9 +59,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us.
-
-    between: the comments of the rules between networks. reserved: whose is which address: name -> (mac, address). unguarded: cards whose taps lack a guard, by machine.
+    """marks: the comments of the rules in our table. between: those of the rules between networks. blocks: the marked
+    lines, by file. resolved: it asks us. reserved: whose is which address: name -> (mac, address). unguarded: cards
+    whose taps lack a guard, by machine.
     """
 
     links: Mapping[str, Link]
