@@ -268,7 +268,7 @@ class FakeNet:
     vlans: bool = True
 
     def bridge_exists(self, bridge: str) -> bool:
-        return bridge in self.bridges
+        return bridge in self.bridges or (bridge in self.known and self.known[bridge].kind == "bridge")
 
     def links(self) -> Mapping[str, Link]:
         return dict(self.known)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
@@ -106,7 +107,7 @@ def outside(standing: dict[str, Box]) -> dict[str, str]:
         ip("-n", FAR, "address", "add", f"10.20.{vlan}.77/24", "dev", f"eth1.{vlan}")
         ip("-n", FAR, "link", "set", "eth1", "up")
         ip("-n", FAR, "link", "set", f"eth1.{vlan}", "up")
-    return {name: inside(f"/run/netns/{FAR}", lambda address=box.address: ask(address, "tcp/81"))
+    return {name: inside(f"/run/netns/{FAR}", functools.partial(ask, box.address, "tcp/81"))
             for name, box in standing.items()}
 
 

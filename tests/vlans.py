@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import functools
 import os
 import selectors
 import socket
@@ -140,7 +140,7 @@ class Box:
 
 @contextlib.contextmanager
 def boxes(site: Site, mark: str) -> Iterator[dict[str, Box]]:
-    """One for each of MACHINES, on a cable to its network, that serves on TCP and UDP. mark: of the namespaces' names."""
+    """One for each of MACHINES, on a cable to its network, that serves on TCP and UDP. mark: names of namespaces have it."""
     def hurry() -> None:
         """A sender is answered by ICMP as often as it asks, not once a second (icmp(7))."""
         Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0", encoding="ascii")
@@ -192,16 +192,16 @@ def _answer(listeners: list[socket.socket], end: socket.socket) -> None:
             selector.register(one, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                one = key.fileobj
-                assert isinstance(one, socket.socket)
-                if one is end:
+                asked = key.fileobj
+                assert isinstance(asked, socket.socket)
+                if asked is end:
                     return
-                if one.type == socket.SOCK_STREAM:
-                    with one.accept()[0] as stream:
+                if asked.type == socket.SOCK_STREAM:
+                    with asked.accept()[0] as stream:
                         stream.send(OPEN.encode())
                 else:
-                    _, who = one.recvfrom(100)
-                    one.sendto(OPEN.encode(), who)
+                    _, who = asked.recvfrom(100)
+                    asked.sendto(OPEN.encode(), who)
 
 
 def ask(address: str, what: str) -> str:
@@ -247,9 +247,9 @@ EVERYTHING = (*(f"tcp/{port}" for port in TCP), *(f"udp/{port}" for port in UDP)
 
 
 def reached(site: Site, found: Mapping[str, Box], source: str, target: str) -> set[str]:
-    """What of EVERYTHING is open from one to the other; 'host' is the host itself. What is not, was refused in words."""
+    """What of EVERYTHING is open from one to the other; 'host' is the host itself. All else was refused in words."""
     namespace = found[source].namespace if source != "host" else site.namespace
-    said = {what: inside(namespace, lambda what=what: ask(found[target].address, what)) for what in EVERYTHING}
+    said = {what: inside(namespace, functools.partial(ask, found[target].address, what)) for what in EVERYTHING}
     assert set(said.values()) <= {OPEN, CLOSED}, said
     return {what for what, answer in said.items() if answer == OPEN}
 
@@ -268,7 +268,3 @@ WANTED = {
     "registry worker": ALL, "worker registry": ALL,
 }
 """The host comes in by ssh; in one network everything is open; services open no connection to management."""
-
-
-def dumped(value: object) -> str:
-    return json.dumps(value, indent=1, sort_keys=True)

@@ -124,7 +124,7 @@ class MakeVlan:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """The card stays a port of the bridge when it is undone: it may have other VLANs."""
+    """Undone with the last VLAN on it, the card leaves the bridge."""
 
     network: Network
 
@@ -138,3 +138,6 @@ class Tag:
     def undo(self, host: Host) -> None:
         assert self.network.vlan and self.network.uplink
         host.net.untag(self.network.uplink, self.network.vlan)
+        card = host.net.links().get(self.network.uplink)
+        if card and card.master == self.network.bridge and not card.vids:
+            host.net.unplug(card.name)
