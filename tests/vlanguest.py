@@ -1,4 +1,4 @@
-"""What a guest is told to do: VLANs on one bridge, by our own commands, in its own network. Prints what it found as JSON.
+"""What a guest is told to do: VLANs on one bridge, by our commands, in its own network. It prints what it found (JSON).
 
     PYTHONPATH=/root/packages python3 -m tests.vlanguest
 """
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def main() -> None:
     site.cmnet("delete", "management")
     found["left"] = sorted(told()), subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True,
                                                    check=True).stdout
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 def kernel() -> dict[str, str]:

@@ -140,7 +140,7 @@ class Box:
 
 @contextlib.contextmanager
 def boxes(site: Site, mark: str) -> Iterator[dict[str, Box]]:
-    """One for each of MACHINES, on a cable to its network, that serves on TCP and UDP. mark: names of namespaces have it."""
+    """One for each of MACHINES, on a cable to its network, that serves on TCP and UDP. mark: of their names."""
     def hurry() -> None:
         """A sender is answered by ICMP as often as it asks, not once a second (icmp(7))."""
         Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0", encoding="ascii")
