@@ -6,13 +6,13 @@ import argparse
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from cloudme import cli, forwards
+from cloudme import between, cli, forwards
 from cloudme.cli import selection
 from cloudme.errors import UsageError
 from cloudme.model.machine import Forward, Machine
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations import exposing, networks
+from cloudme.operations import exposing
 from cloudme.store import Store
 
 LOOPBACK = "127.0.0.1"
@@ -29,7 +29,7 @@ def change(args: argparse.Namespace, store: Store, host: Host) -> None:
         else:
             _expose(args, transaction, store, name)
         if not transaction.dry_run:
-            networks.refresh_names(host, store)
+            between.refresh(host, store)
 
 
 def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:

@@ -288,11 +288,11 @@ def _may(host: Host, network: Network | None = None) -> None:
 
 @contextlib.contextmanager
 def _changing(store: Store, network: Network, transaction: Transaction) -> Iterator[None]:
-    """One change at a time. Raises Busy."""
+    """One change at a time, of all networks that share a bridge. Raises Busy."""
     if transaction.dry_run:
         yield
         return
-    path = store.world.network_lock(network.name)
+    path = store.world.network_lock(network.bridge if network.vlan else network.name)
     with reported(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
