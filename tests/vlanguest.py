@@ -30,7 +30,7 @@ LEASE_S = 20
 
 
 def main() -> None:
-    site = Site(World(data="/root/lab", run="/root/lab/run", config="/root/lab/config"), "", vlans=True)
+    site = Site(World(data="/srv/lab", run="/srv/lab/run", config="/srv/lab/config"), "", vlans=True)
     ip("netns", "add", FAR)
     ip("link", "add", "trunk", "type", "veth", "peer", "name", "eth1", "netns", FAR)
     site.create("--uplink", "trunk")

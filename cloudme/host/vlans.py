@@ -70,9 +70,9 @@ def carried(netlink: Any, links: Iterable[Any]) -> dict[int, tuple[tuple[int, ..
     found = {}
     for message in netlink.get_vlans():
         spec = message.get_attr("IFLA_AF_SPEC")
-        infos = [value for name, value in spec["attrs"] if name == "IFLA_BRIDGE_VLAN_INFO"] if spec else []
-        pvid = next((info["vid"] for info in infos if info["flags"] & PVID), None)
-        found[message["index"]] = tuple(info["vid"] for info in infos), pvid
+        if infos := spec.get_attrs("IFLA_BRIDGE_VLAN_INFO") if spec else []:  # some cards speak for themselves, too
+            pvid = next((info["vid"] for info in infos if info["flags"] & PVID), None)
+            found[message["index"]] = tuple(info["vid"] for info in infos), pvid
     return found
 
 

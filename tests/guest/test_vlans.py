@@ -49,7 +49,8 @@ def name(cloud: Cloud, warm: str) -> Iterator[str]:
 
 def test_vlans_share_a_bridge_and_do_not_meet(cloud: Cloud, name: str) -> None:
     cloud.run("vm", name, "--", "tar --no-same-owner -xzf - -C /root", stdin=packed())
-    said = cloud.run("vm", name, "--", "cd /root/cloudme && PYTHONPATH=/root/packages python3 -m tests.vlanguest")
+    said = cloud.run("vm", name, "--", "cd /root/cloudme; PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/root/packages "
+                     "exec python3 -m tests.vlanguest")
     found: dict[str, Any] = json.loads(said)
     assert found["kernel"].keys() == {"CONFIG_BRIDGE_VLAN_FILTERING", "CONFIG_VLAN_8021Q"}
     links = found["links"]
