@@ -11,7 +11,7 @@ from cloudme import index, layout, shared
 from cloudme.errors import AlreadyExists, NotPermitted, UsageError
 from cloudme.layout import World
 from cloudme.model import identity
-from cloudme.model.machine import Machine, Nic
+from cloudme.model.machine import Machine, Nic, Port
 from cloudme.model.names import Name
 from cloudme.model.network import Network, check_address, slaac
 from cloudme.model.ports import Host
@@ -100,6 +100,14 @@ def check_apart(isolate: bool, net_rate: int | None, networks: Sequence[Network]
                              hint="--isolate is for networks of ours (cmnet list)")
 
 
+def check_ports(ports: tuple[Port, ...] | None, networks: Sequence[Network]) -> None:
+    """Raises UsageError where who comes to a machine does not pass rules of ours."""
+    for network in networks:
+        if ports is not None and (network.shared or network.external):
+            raise UsageError(f"network '{network.name}' is {'root' if network.shared else 'somebody else'}'s, and no "
+                             "rules of ours are between it and a machine", hint="--ports is for networks of your own")
+
+
 def check_records(store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
     """Whether machines may have these addresses, by what is written here. Raises UsageError, AlreadyExists.
 
@@ -124,7 +132,7 @@ def check_free(host: Host, store: Store, network: Network, addresses: Sequence[s
         if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):
             raise AlreadyExists(f"{taken.pop()} is this host's own address, on {link.name}")
     try:
-        answers = host.net.arp(network.bridge, addresses)
+        answers = host.net.arp(network.link, addresses)
     except NotPermitted:  # who may not ask has not asked before, either
         return
     for address, mac in answers.items():

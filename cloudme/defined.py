@@ -50,7 +50,7 @@ def machine_of(merged: Merged, configuration: HostConfiguration, store: Store) -
 
 def _nics(merged: Merged, configuration: HostConfiguration, store: Store) -> list[Nic]:
     """One in a network, at most: it has one name there."""
-    ours = {network.bridge: network for network in store.networks()}
+    ours = {network.bridge: network for network in store.networks() if network.vlan is None}
     found: dict[Name, Nic] = {}
     for connection in merged.connections:
         attachment = configuration.networks.get(connection.network)

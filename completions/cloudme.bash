@@ -156,8 +156,8 @@ _cloudme_cmimage() {
 complete -F _cloudme_cmimage cmimage
 
 _cloudme_cmnet() {
-    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --allow-user --deny-user --no-guard --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --allow-user:none --deny-user:none --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
+    _cloudme_answer '--bridge --external --cidr --gateway --dhcp-range --dns --domain --ipv6 --no-nat --allow-user --deny-user --vlan --uplink --reaches --no-guard --resolve --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--bridge:none --cidr:none --gateway:none --dhcp-range:none --dns:none --domain:none --ipv6:none --allow-user:none --deny-user:none --vlan:none --uplink:none --reaches:networks --resolve:=auto=resolved=networkmanager=hosts=none --realm:realms' \
         '=start=stop=status=reload=create=delete=list networks'
 }
 complete -F _cloudme_cmnet cmnet
@@ -205,8 +205,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --vnc-port --limit' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --vnc-port:none --limit:none' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
@@ -254,8 +254,8 @@ _cloudme_vmid() {
 complete -F _cloudme_vmid vmid
 
 _cloudme_vminstantiate() {
-    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --limit --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --net-rate:none --limit:none --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --ports --limit --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --net-rate:none --ports:none --limit:none --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
 complete -F _cloudme_vminstantiate vminstantiate
@@ -381,8 +381,8 @@ _cloudme_vmunit() {
 complete -F _cloudme_vmunit vmunit
 
 _cloudme_vmupdate() {
-    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --realm:realms' \
+    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --ports --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --ports:none --realm:realms' \
         'machines'
 }
 complete -F _cloudme_vmupdate vmupdate

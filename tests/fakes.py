@@ -265,9 +265,10 @@ class FakeNet:
     guarded: list[list[Guard | None]] = field(default_factory=list)
     bare: set[str] = field(default_factory=set)
     swept: int = 0
+    vlans: bool = True
 
     def bridge_exists(self, bridge: str) -> bool:
-        return bridge in self.bridges
+        return bridge in self.bridges or (bridge in self.known and self.known[bridge].kind == "bridge")
 
     def links(self) -> Mapping[str, Link]:
         return dict(self.known)
@@ -281,8 +282,33 @@ class FakeNet:
     def set_bridge(
         self, bridge: str, alias: str, address: IPv4Interface, address6: IPv6Interface | None,
     ) -> None:
-        self.known[bridge] = Link(name=bridge, kind="bridge", alias=alias, addresses=(address,),
-                                  addresses6=(address6,) if address6 else ())
+        before = self.known.get(bridge, Link(name=bridge, kind="bridge"))
+        self.known[bridge] = dataclasses.replace(before, alias=alias, addresses=(address,), up=True,
+                                                 addresses6=(address6,) if address6 else ())
+
+    def set_trunk(self, bridge: str, mac: str, alias: str) -> None:
+        if not self.vlans:
+            raise HostUnavailable("this kernel's bridges do not keep VLANs apart")
+        before = self.known.get(bridge, Link(name=bridge, kind="bridge"))
+        self.known[bridge] = dataclasses.replace(before, alias=alias, up=True, filtering=True)
+
+    def add_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        trunk = self.known[bridge]
+        self.known[bridge] = dataclasses.replace(trunk, vids=tuple(sorted({*trunk.vids, vlan})))
+        self.known.setdefault(link, Link(name=link, kind="vlan", vlan=vlan, parent=bridge, up=False))
+
+    def remove_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        self.known.pop(link, None)
+        if trunk := self.known.get(bridge):
+            self.known[bridge] = dataclasses.replace(trunk, vids=tuple(vid for vid in trunk.vids if vid != vlan))
+
+    def tag(self, card: str, bridge: str, vlan: int) -> None:
+        self._change(card, bridge, up=True)
+        self.known[card] = dataclasses.replace(self.known[card], vids=tuple(sorted({*self.known[card].vids, vlan})))
+
+    def untag(self, card: str, vlan: int) -> None:
+        if link := self.known.get(card):
+            self.known[card] = dataclasses.replace(link, vids=tuple(vid for vid in link.vids if vid != vlan))
 
     def ipv6(self) -> bool:
         return True
@@ -292,6 +318,8 @@ class FakeNet:
 
     def remove_link(self, name: str) -> None:
         self.known.pop(name, None)
+        for other in [link.name for link in self.known.values() if link.parent == name]:
+            del self.known[other]
 
     def plug(self, link: str, bridge: str) -> None:
         if bridge not in self.bridges:

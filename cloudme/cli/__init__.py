@@ -56,10 +56,21 @@ def accel_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accel", choices=["auto", "kvm", "tcg"], help="how QEMU runs the guest (default: auto)")
 
 
+def vlan_options(parser: Any) -> None:
+    """Of cmnet."""
+    parser.add_argument("--vlan", metavar="ID", type=int, help="create: this VLAN of the bridge, which others share")
+    parser.add_argument("--uplink", metavar="CARD", help="create: the host's card on which the VLAN is tagged")
+    complete(parser.add_argument("--reaches", metavar="NETWORK,...", help="create, start: to which other networks its "
+                                 "machines open connections; none, all (default: none with --vlan, else all)"),
+             "networks")
+
+
 def wire_options(parser: Any) -> None:
     """What a machine may do on its networks. parser: or a group of its options."""
     parser.add_argument("--isolate", action="store_true", help="it reaches no neighbours, only the gateway and beyond")
     parser.add_argument("--net-rate", metavar="RATE", help="bits a second that a card sends, and gets, as 100M")
+    parser.add_argument("--ports", metavar="LIST", help="ports that other networks and the host reach, and no others: "
+                        "ssh=22,nodes=30000-32767,dns=53/udp; none; all (default: all)")
 
 
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:

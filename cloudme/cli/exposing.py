@@ -6,7 +6,7 @@ import argparse
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from cloudme import cli, forwards
+from cloudme import between, cli, forwards
 from cloudme.cli import selection
 from cloudme.errors import UsageError
 from cloudme.model.machine import Forward, Machine
@@ -28,6 +28,8 @@ def change(args: argparse.Namespace, store: Store, host: Host) -> None:
             _remove(args, transaction, store, name)
         else:
             _expose(args, transaction, store, name)
+        if not transaction.dry_run:
+            between.refresh(host, store)
 
 
 def _expose(args: argparse.Namespace, transaction: Transaction, store: Store, name: str) -> None:

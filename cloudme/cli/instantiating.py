@@ -46,7 +46,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
             cli.teller(args)(f"clones of {template} boot, its RAM image cannot be used: {why}")
         if transaction.dry_run:
             return None
-        networks.refresh_names(host, store)
+        networks.refresh_names(host, store, coming=machines)
         if not args.no_start:
             instant.start(transaction, store, [machine for machine in machines if machine.bases], settings, accel=accel)
             power.start(transaction, store, [machine for machine in machines if not machine.bases], settings)
@@ -75,7 +75,7 @@ def fork(args: argparse.Namespace) -> list[Machine] | None:
         with clones.making(transaction, store, [request], settings, based) as machines:
             if transaction.dry_run:
                 return None
-            networks.refresh_names(host, store)
+            networks.refresh_names(host, store, coming=machines)
             instant.start(transaction, store, machines, settings, accel=accel, old=machine.nics)
     return machines
 
@@ -91,7 +91,7 @@ def _request(args: argparse.Namespace, machine: Machine) -> CloneRequest:
         template=machine.template, count=args.count, networks=tuple(nic.network for nic in machine.nics),
         group=Name(args.group or machine.group, "name of a group"),
         type=Name(args.type or machine.type, "name of a type"), prefix=prefix, isolate=machine.isolate,
-        net_rate=machine.net_rate, limits=machine.limits)
+        net_rate=machine.net_rate, limits=machine.limits, ports=machine.ports)
 
 
 def show(args: argparse.Namespace, machines: list[Machine] | None) -> None:

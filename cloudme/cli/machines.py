@@ -9,7 +9,7 @@ from cloudme import cli, forwards
 from cloudme.cli import images, selection
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
-from cloudme.model import limits, units
+from cloudme.model import limits, openports, units
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
@@ -57,6 +57,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         vnc_port=args.vnc_port, isolate=args.isolate,
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
+        ports=openports.read(args.ports) if args.ports else None,
     )
 
 

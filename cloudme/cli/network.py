@@ -24,7 +24,7 @@ T = TypeVar("T")
 LENGTH_MIN, LENGTH_MAX = 8, 30
 """A longer prefix has no room for a gateway, a machine and a broadcast address."""
 
-CREATE_ONLY = ("bridge", "cidr", "gateway", "dhcp_range", "dns", "domain", "ipv6")
+CREATE_ONLY = ("bridge", "cidr", "gateway", "dhcp_range", "dns", "domain", "ipv6", "vlan", "uplink")
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> int | None:
         raise UsageError("the name of a network is wanted", hint=f"cmnet {args.action} NAME")
     if (args.allow_user or args.deny_user) and args.action not in ("start", "create"):
         raise UsageError("--allow-user and --deny-user go with start and create")
+    if args.reaches and (args.action not in ("start", "create") or args.name in (None, DEFAULT_NETWORK)):
+        raise UsageError("--reaches goes with start and create, and with a network's name",
+                         hint="the default network is one of which nothing is said")
     actions = {"start": start, "stop": stop, "reload": reload, "create": create, "delete": delete, "list": listed,
                "status": status}
     return actions[args.action](args)
@@ -51,6 +54,8 @@ def _named(args: argparse.Namespace, store: Store) -> list[Network]:
         if not args.name:
             found += [network for network in store.networks() if network.name != DEFAULT_NETWORK]
     resolve = Resolve(args.resolve) if args.resolve else None
+    if args.reaches:
+        found = [dataclasses.replace(network, reaches=_reached(args.reaches)) for network in found]
     found = [_shared(args, store, network, first=network is found[0]) for network in found]
     return [dataclasses.replace(network, resolve=resolve) if resolve else network for network in found]
 
@@ -63,6 +68,13 @@ def _shared(args: argparse.Namespace, store: Store, network: Network, *, first: 
     if both := sorted(allowed & denied):
         raise UsageError(f"'{both[0]}' cannot be both allowed and denied")
     return dataclasses.replace(network, users=tuple(sorted((set(store.users(network.name)) | allowed) - denied)))
+
+
+def _reached(text: str) -> tuple[Name, ...] | None:
+    """none, all, or names of networks."""
+    if text == "all":
+        return None
+    return () if text == "none" else tuple(Name(name.strip(), "name of a network") for name in text.split(","))
 
 
 def _default(args: argparse.Namespace, store: Store) -> Network:
@@ -87,6 +99,9 @@ def _begin(args: argparse.Namespace, store: Store, wanted: Sequence[Network]) ->
           cli.transaction(args, host) as transaction):
         for network in wanted:
             begin(transaction, store, network)
+            known = {one.name for one in store.networks()}
+            for name in set(network.reaches or ()) - known if not args.dry_run else ():
+                cli.teller(args)(f"there is no network '{name}' yet: nothing of it is reached until it is created")
             for line in networks.unreadable(store, network.name) if not args.dry_run else ():
                 cli.teller(args)(line)
         if why_not := uplink.start(transaction, store.world):
@@ -135,7 +150,7 @@ def listed(args: argparse.Namespace) -> None:
         cli.print_json([dataclasses.asdict(one) for one in found])
         return
     cli.print_table(
-        ([one.network, one.bridge, one.address, one.address6 or "-", _kind(one), _state(one),
+        ([one.network, _place(one), one.address, one.address6 or "-", _kind(one), _state(one),
           " ".join(one.machines) or "-"] for one in found),
         ("network", "bridge", "address", "ipv6", "kind", "state", "running machines"))
 
@@ -154,7 +169,9 @@ def status(args: argparse.Namespace) -> int:
         cli.print_json(dataclasses.asdict(found) | {"uplink": way_out, "ok": found.started and not found.amiss})
     else:
         rows = [
-            ("bridge", " ".join(filter(None, (found.bridge, found.address, found.address6)))),
+            ("bridge", " ".join(filter(None, (_place(found), found.address, found.address6)))),
+            *([("uplink", found.uplink)] if found.uplink else []),
+            *([] if found.reaches is None else [("reaches", " ".join(found.reaches) or "no other network")]),
             ("state", _state(found)),
             ("dhcp", f"{found.dhcp}: {found.reservations} reserved, {found.leases} leased"),
             ("dns", f"*.{found.domain}, on the host: {found.resolve}"),
@@ -169,6 +186,10 @@ def status(args: argparse.Namespace) -> int:
     return ConfigError.exit_status if found.amiss else os.EX_OK
 
 
+def _place(found: networks.Status) -> str:
+    return found.bridge if found.vlan is None else f"{found.bridge}.{found.vlan}"
+
+
 def _kind(found: networks.Status) -> str:
     return "root's" if found.shared else "external" if found.external else "ours"
 
@@ -180,9 +201,10 @@ def _state(found: networks.Status) -> str:
 def _wanted(args: argparse.Namespace, store: Store) -> Network:
     """The network that the options of create describe."""
     name, settings = Name(args.name, "name of a network"), cli.settings(args)
-    if not args.cidr or (args.external and not args.bridge):
+    if not args.cidr or ((args.external or args.vlan is not None) and not args.bridge):
         what = "--cidr" if not args.cidr else "--bridge"
-        raise UsageError(f"{what} is wanted", hint="cmnet create lan --bridge br0 --external --cidr 192.168.86.0/24")
+        raise UsageError(f"{what} is wanted", hint="cmnet create lan --bridge br0 --external --cidr 192.168.86.0/24, "
+                         "or cmnet create services --bridge vmbr0 --vlan 20 --cidr 10.20.20.0/24")
     try:
         return _shared(args, store, _described(args, store, name, settings), first=True)
     except ConfigError as error:  # here it is the options that are off
@@ -203,7 +225,8 @@ def _described(args: argparse.Namespace, store: Store, name: Name, settings: Set
         name=name, bridge=args.bridge or f"cm-{name}"[:15], address=address, dhcp_first=first, dhcp_last=last,
         domain=args.domain or f"{name}.{settings.domain}", nat=not (args.no_nat or args.external),
         resolve=args.resolve or settings.resolve, external=args.external, address6=address6, dns=dns,
-        guarded=not args.no_guard)
+        guarded=not args.no_guard, vlan=args.vlan, uplink=args.uplink,
+        reaches=_reached(args.reaches or ("all" if args.vlan is None else "none")))
 
 
 def _first6(text: str) -> IPv6Interface:

@@ -27,7 +27,7 @@ def configuration(network: Network, world: World, *, user: str, resolv_file: str
     """
     assert network.dhcp_first and network.dhcp_last
     return render.text(
-        "dnsmasq.conf.j2", world.config, bridge=network.bridge, address=network.address.ip,
+        "dnsmasq.conf.j2", world.config, bridge=network.link, address=network.address.ip,
         address6=network.address6, prefix6=network.address6.network.network_address if network.address6 else None,
         dns=network.dns, first=network.dhcp_first, netmask=network.address.netmask, domain=network.domain,
         lease_max=max(LEASES_MIN, int(network.dhcp_last) - int(network.dhcp_first) + 1),
@@ -39,12 +39,12 @@ def configuration(network: Network, world: World, *, user: str, resolv_file: str
 
 def table(network: Network) -> str:
     """The name of the nft table that is ours: nothing else is in it, and we touch no other."""
-    return f"cloudme-{network.bridge}"
+    return f"cloudme-{network.link}"
 
 
 def rules(network: Network, world: World) -> str:
     """The text that nft is given: our table made anew, in one go. Each rule carries a digest of the whole."""
-    values = {"table": table(network), "bridge": network.bridge, "network": network.address.network, "nat": network.nat}
+    values = {"table": table(network), "bridge": network.link, "network": network.address.network, "nat": network.nat}
     digest = hashlib.sha256(render.text("nft.j2", world.config, mark="", **values).encode()).hexdigest()[:12]
     return render.text("nft.j2", world.config, mark=f"cloudme {digest}", **values)
 

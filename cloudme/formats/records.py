@@ -9,17 +9,18 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
-from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Shape, Template
+from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Port, Shape, Template
 from cloudme.model.names import DefinitionName, ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 5
+VERSION = 6
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
     2: lambda raw: raw,  # what is new has a default
     3: lambda raw: raw,
     4: lambda raw: raw,
+    5: lambda raw: raw,
 }
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
@@ -80,6 +81,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "bases": tuple(raw["bases"]), "image": _maybe(ImageName, raw.get("image")),
         "forwards": tuple(Forward(**forward) for forward in raw.get("forwards", [])),
         "limits": Limits(**raw.get("limits", {})), "definition": _maybe(DefinitionName, raw.get("definition")),
+        "ports": None if raw.get("ports") is None else tuple(_port(port) for port in raw["ports"]),
     })
 
 
@@ -97,7 +99,12 @@ def _network(raw: dict[str, Any]) -> Network:
         "dhcp_first": _maybe(IPv4Address, raw["dhcp_first"]), "dhcp_last": _maybe(IPv4Address, raw["dhcp_last"]),
         "address6": _maybe(IPv6Interface, raw.get("address6")),
         "dns": tuple(IPv4Address(server) for server in raw.get("dns", [])), "users": tuple(raw.get("users", [])),
+        "reaches": None if raw.get("reaches") is None else tuple(Name(name) for name in raw["reaches"]),
     })
+
+
+def _port(raw: dict[str, Any]) -> Port:
+    return Port(**{**raw, "name": Name(raw["name"])})
 
 
 def _nic(raw: dict[str, Any]) -> Nic:

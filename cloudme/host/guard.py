@@ -38,6 +38,8 @@ TABLE_NAME, CHAIN_TABLE, CHAIN_HANDLE, CHAIN_NAME = 1, 1, 2, 3
 AF_BRIDGE, SET_LINK, NEW_QDISC = 7, 19, 36
 IFLA_PROTINFO, ISOLATED = 12 | 0x8000, 33
 """linux/rtnetlink.h, if_link.h: what a bridge notes of a port, and NLA_F_NESTED."""
+IFLA_AF_SPEC, VLAN_INFO, PVID_UNTAGGED = 26 | 0x8000, 2, 0x2 | 0x4
+"""linux/if_bridge.h: IFLA_BRIDGE_VLAN_INFO and its flags."""
 TCA_KIND, TCA_OPTIONS, TBF_PARMS, TBF_RATE64, TBF_BURST = 1, 2, 1, 4, 6
 ROOT = 0xFFFFFFFF
 ETHERNET = 1
@@ -88,12 +90,20 @@ def sweep(run: Run) -> None:
 
 def settle(tap: str, card: TapCard) -> None:
     """What else a port of a bridge is told, before it is up. Raises OSError."""
+    if card.vlan:
+        admit(tap, card.vlan)
     if card.guard and card.guard.apart:
         index = socket.if_nametoindex(tap)
         _tell(SET_LINK, 0, struct.pack("BxHiII", AF_BRIDGE, 0, index, 0, 0)
               + _attribute(IFLA_PROTINFO, _attribute(ISOLATED, b"\1")))
     if card.guard and card.guard.rate:
         _shape(tap, card.guard.rate // 8)
+
+
+def admit(tap: str, vlan: int) -> None:
+    """What comes into the port without a tag is in this VLAN, and leaves it so. Raises OSError."""
+    _tell(SET_LINK, 0, struct.pack("BxHiII", AF_BRIDGE, 0, socket.if_nametoindex(tap), 0, 0)
+          + _attribute(IFLA_AF_SPEC, _attribute(VLAN_INFO, struct.pack("HH", PVID_UNTAGGED, vlan))))
 
 
 def _apply(run: Run, text: str) -> None:

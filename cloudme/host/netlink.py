@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloudme.errors import CloudMeError, HostUnavailable, NotPermitted
-from cloudme.host import arp, guard, realm, sockets
+from cloudme.host import arp, guard, realm, sockets, vlans
 from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
 from cloudme.model.ports import Outside, Run
@@ -75,29 +75,7 @@ class Links:
 
     def links(self) -> Mapping[str, Link]:
         with _netlink() as netlink:
-            names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
-            addresses: dict[int, list[ipaddress.IPv4Interface]] = {index: [] for index in names}
-            for one in netlink.get_addr(family=socket.AF_INET):
-                text = f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
-                addresses.setdefault(one["index"], []).append(ipaddress.IPv4Interface(text))
-            addresses6: dict[int, list[ipaddress.IPv6Interface]] = {index: [] for index in names}
-            for one in netlink.get_addr(family=socket.AF_INET6):
-                if one["scope"] == SCOPE_GLOBAL:
-                    text = f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
-                    addresses6.setdefault(one["index"], []).append(ipaddress.IPv6Interface(text))
-            routes: dict[int, list[ipaddress.IPv4Network]] = {index: [] for index in names}
-            for route in netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
-                if (target := route.get_attr("RTA_DST")) and (index := route.get_attr("RTA_OIF")):
-                    network = ipaddress.IPv4Network(f"{target}/{route['dst_len']}")
-                    routes.setdefault(index, []).append(network)
-            return {
-                names[link["index"]]: Link(
-                    name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & realm.IFF_UP),
-                    alias=link.get_attr("IFLA_IFALIAS") or "", master=names.get(link.get_attr("IFLA_MASTER"), ""),
-                    addresses=tuple(addresses[link["index"]]), addresses6=tuple(addresses6[link["index"]]),
-                    routes=tuple(routes[link["index"]]), mtu=link.get_attr("IFLA_MTU"), owner=_owner(link),
-                ) for link in netlink.get_links() if link["index"] in names
-            }
+            return _links(netlink)
 
     def forwarding(self) -> bool:
         with open(FORWARDING, encoding="ascii") as file:
@@ -128,6 +106,26 @@ class Links:
         with _netlink() as netlink:
             netlink.link("add", ifname=bridge, kind="bridge", address=mac, br_forward_delay=0, br_stp_state=0,
                          br_mcast_snooping=0)
+
+    def set_trunk(self, bridge: str, mac: str, alias: str) -> None:
+        with _netlink() as netlink:
+            vlans.make(netlink, bridge, mac, alias)
+
+    def add_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        with _netlink() as netlink:
+            vlans.add(netlink, bridge, vlan, link)
+
+    def remove_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        with _netlink() as netlink:
+            vlans.remove(netlink, bridge, vlan, link)
+
+    def tag(self, card: str, bridge: str, vlan: int) -> None:
+        with _netlink() as netlink:
+            vlans.tag(netlink, _index(card), _index(bridge), vlan)
+
+    def untag(self, card: str, vlan: int) -> None:
+        with _netlink() as netlink:
+            vlans.untag(netlink, card, vlan)
 
     def ipv6(self) -> bool:
         try:
@@ -219,6 +217,8 @@ class Links:
         if card.guard:
             guard.put(self._run, [(name, card)])
         self.plug(name, card.bridge or "")
+        if card.vlan:
+            guard.admit(name, card.vlan)
 
     def is_guarded(self, name: str, card: TapCard) -> bool:
         return not guard.lacking([(name, card)])
@@ -254,6 +254,35 @@ def _netlink() -> Iterator[Any]:
             yield netlink
     except NetlinkError as error:
         raise _refused(OSError(error.code, os.strerror(error.code)), "") from error
+
+
+def _links(netlink: Any) -> dict[str, Link]:
+    found = list(netlink.get_links())
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found}
+    addresses: dict[int, list[ipaddress.IPv4Interface]] = {index: [] for index in names}
+    for one in netlink.get_addr(family=socket.AF_INET):
+        text = f"{one.get_attr('IFA_LOCAL') or one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
+        addresses.setdefault(one["index"], []).append(ipaddress.IPv4Interface(text))
+    addresses6: dict[int, list[ipaddress.IPv6Interface]] = {index: [] for index in names}
+    for one in netlink.get_addr(family=socket.AF_INET6):
+        if one["scope"] == SCOPE_GLOBAL:
+            text = f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}"
+            addresses6.setdefault(one["index"], []).append(ipaddress.IPv6Interface(text))
+    routes: dict[int, list[ipaddress.IPv4Network]] = {index: [] for index in names}
+    for route in netlink.get_routes(family=socket.AF_INET, table=MAIN_TABLE):
+        if (target := route.get_attr("RTA_DST")) and (index := route.get_attr("RTA_OIF")):
+            routes.setdefault(index, []).append(ipaddress.IPv4Network(f"{target}/{route['dst_len']}"))
+    carried = vlans.carried(netlink, found)
+    return {
+        names[index]: Link(
+            name=names[index], kind=_kind(link), up=bool(link["flags"] & realm.IFF_UP),
+            alias=link.get_attr("IFLA_IFALIAS") or "", master=names.get(link.get_attr("IFLA_MASTER"), ""),
+            addresses=tuple(addresses[index]), addresses6=tuple(addresses6[index]), routes=tuple(routes[index]),
+            mtu=link.get_attr("IFLA_MTU"), owner=_owner(link), filtering=vlans.filtering(link),
+            vids=carried.get(index, ((), None))[0], pvid=carried.get(index, ((), None))[1],
+            vlan=vlans.number(link), parent=names.get(link.get_attr("IFLA_LINK"), "") if vlans.number(link) else "",
+        ) for index, link in ((link["index"], link) for link in found)
+    }
 
 
 def _set6(netlink: Any, index: int, wanted: ipaddress.IPv6Interface | None) -> None:

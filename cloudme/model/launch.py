@@ -58,6 +58,7 @@ class TapCard:
     bridge:  None for a tap that leads nowhere.
     guard:   None: it may do what it likes.
     outside: the bridge is root's, in the host's own namespace.
+    vlan:    the VLAN of the bridge in which it is, its frames without a tag; None: the bridge knows none.
     """
 
     netdev: str
@@ -65,6 +66,7 @@ class TapCard:
     mac: str
     guard: Guard | None = None
     outside: bool = False
+    vlan: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

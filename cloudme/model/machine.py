@@ -120,6 +120,20 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """Ports of a machine, `first` to `last`, that others than its neighbours reach, and what they are called."""
+
+    name: Name
+    first: int
+    last: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last <= 65535:
+            raise UsageError(f"{self.first}-{self.last} are no ports", hint="1 to 65535, the lower one first")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a machine may take of its host, all in all (cgroups(7), v2); None: as the host's settings have it, 0: all.
 
@@ -152,6 +166,7 @@ class Machine:
     definition: the name of its definition, by which systemd runs it. With disks, it was one of ours before, and is
                again when it is withdrawn.
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
+    ports:     those that other networks and the host reach, and no others; None: all.
     """
 
     name: Name
@@ -175,6 +190,7 @@ class Machine:
     limits: Limits = Limits()
     definition: DefinitionName | None = None
     elsewhere: str | None = None
+    ports: tuple[Port, ...] | None = None
 
     @property
     def address(self) -> str | None:
@@ -242,3 +258,4 @@ class CloneRequest:
     limits: Limits = Limits()
     isolate: bool = False
     net_rate: int | None = None
+    ports: tuple[Port, ...] | None = None

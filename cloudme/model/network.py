@@ -22,6 +22,9 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-
 
 LINK_NAMES = f"at most {INTERFACE_NAME_MAX} characters: letters, digits, '-', '_', '.'"
 
+VLAN_MIN, VLAN_MAX = 1, 4094
+"""IEEE 802.1Q: 0 is no VLAN, 4095 is reserved."""
+
 LINK_LOCAL = IPv6Interface("fe80::/64")
 
 RANGE_MAX = 1024
@@ -33,6 +36,9 @@ class Link:
     """A link as the kernel has it. `routes` are the networks reached through it, the default route left out.
 
     addresses6: the global ones. owner: who may open it without being root, where it is a tap that somebody owns.
+    filtering:  of a bridge: it keeps VLANs apart. vids: the VLANs that it carries there, or a port of it does.
+    pvid:       the VLAN of what comes into a port without a tag.
+    vlan, parent: of a VLAN's link: its number, and the link that it is on.
     """
 
     name: str
@@ -45,6 +51,11 @@ class Link:
     routes: tuple[IPv4Network, ...] = ()
     mtu: int = 1500
     owner: int | None = None
+    filtering: bool = False
+    vids: tuple[int, ...] = ()
+    pvid: int | None = None
+    vlan: int | None = None
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +70,10 @@ class Network:
     guarded:   machines send from their own addresses only; not where one of them is to be a router.
     users:     who, besides root, may have machines on it.
     shared:    it is root's, and we are one of these.
+    vlan:      it is this VLAN of its bridge, which others share with it and which keeps them apart (802.1Q).
+    uplink:    the host's card on which the VLAN is tagged.
+    reaches:   the networks of ours to which its machines may open connections; it is reached only from those that say
+               so of it. None: as it is with all others of which nothing is said.
     """
 
     name: Name
@@ -75,10 +90,14 @@ class Network:
     guarded: bool = True
     users: tuple[str, ...] = ()
     shared: bool = False
+    vlan: int | None = None
+    uplink: str | None = None
+    reaches: tuple[Name, ...] | None = None
 
     def __post_init__(self) -> None:
         if not is_link_name(self.bridge):
             raise ConfigError(f"'{self.bridge}' is no name of a bridge", hint=LINK_NAMES)
+        self._check_vlan()
         if not _DOMAIN.fullmatch(self.domain):
             raise ConfigError(f"'{self.domain}' is no domain", hint="small letters, digits, inner hyphens, dots")
         if self.address6 and self.address6.network.prefixlen != 64:
@@ -100,6 +119,24 @@ class Network:
             raise ConfigError(f"the range {first} to {last} is empty")
         if first <= self.address.ip <= last:
             raise ConfigError(f"the bridge's own address {self.address.ip} is in the range that is handed out")
+
+    def _check_vlan(self) -> None:
+        if self.uplink and (self.vlan is None or not is_link_name(self.uplink) or self.uplink == self.bridge):
+            raise ConfigError(f"'{self.uplink}' is no card for a VLAN to be tagged on", hint="--vlan ID --uplink CARD")
+        if self.vlan is None:
+            return
+        if not VLAN_MIN <= self.vlan <= VLAN_MAX:
+            raise ConfigError(f"{self.vlan} is no VLAN", hint=f"{VLAN_MIN} to {VLAN_MAX}")
+        if not is_link_name(self.link):
+            raise ConfigError(f"'{self.link}' is no name of a link: the bridge's is too long", hint=LINK_NAMES)
+        if self.external or self.users:
+            raise ConfigError(f"network '{self.name}' is a VLAN: it is ours, and no user's",
+                              hint="QEMU's bridge helper knows no VLANs; --external is for a whole bridge")
+
+    @property
+    def link(self) -> str:
+        """What has its addresses, and where it is served: the bridge, or the VLAN's link on it."""
+        return self.bridge if self.vlan is None else f"{self.bridge}.{self.vlan}"
 
     @property
     def name_servers(self) -> tuple[IPv4Address, ...]:

@@ -144,6 +144,24 @@ class Net(Protocol):
     ) -> None:
         """Name its owner, give it these addresses and no others, set it up. It takes no routes from who is on it."""
 
+    def set_trunk(self, bridge: str, mac: str, alias: str) -> None:
+        """Make a bridge that keeps VLANs apart, or make one that is there so; name its owner, set it up.
+
+        What joins it is in no VLAN.  Raises:  HostUnavailable where this kernel has none such.
+        """
+
+    def add_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        """The bridge carries the VLAN, and has the link of this name there. Likewise."""
+
+    def remove_vlan(self, bridge: str, vlan: int, link: str) -> None:
+        """Neither is so any longer. Missing: nothing."""
+
+    def tag(self, card: str, bridge: str, vlan: int) -> None:
+        """Make a card a port of the bridge, up, on which the VLAN has its tags. Others of it stay."""
+
+    def untag(self, card: str, vlan: int) -> None:
+        """The VLAN is no longer on that card, which stays a port. Missing: nothing."""
+
     def ipv6(self) -> bool:
         """Whether the kernel has IPv6, and lets new links use it."""
 

@@ -41,6 +41,7 @@ def making(
     networks = {name: store.network_of(settings, name) for request in requests for name in request.networks}
     for request in requests:
         claim.check_apart(request.isolate, request.net_rate, [networks[name] for name in request.networks])
+        claim.check_ports(request.ports, [networks[name] for name in request.networks])
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
@@ -141,7 +142,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits,
+        limits=request.limits, ports=request.ports,
     )
 
 

@@ -15,7 +15,7 @@ from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, Us
 from cloudme.formats import render
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Shape, disk_file
+from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Port, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
@@ -51,6 +51,7 @@ class Wanted:
     isolate: bool = False
     net_rate: int | None = None
     limits: Limits = field(default_factory=Limits)
+    ports: tuple[Port, ...] | None = None
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -64,6 +65,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     if os.path.exists(store.world.machine_record(wanted.name)):
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
     claim.check_apart(wanted.isolate, wanted.net_rate, list(networks.values()))
+    claim.check_ports(wanted.ports, list(networks.values()))
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
     claim.check_free(host, store, first, addresses)
     limits.check(wanted.limits, wanted.shape.ram_mib)
@@ -93,7 +95,7 @@ def _machine(
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
-        limits=wanted.limits,
+        limits=wanted.limits, ports=wanted.ports,
     )
 
 

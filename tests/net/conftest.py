@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shutil
@@ -22,16 +21,14 @@ import pytest
 from cloudme.host import realm as namespaces
 from cloudme.layout import World
 from cloudme.store import Store
+from tests.leases import lease
 from tests.users import outside as outside
 from tests.users import users as users
 
 T = TypeVar("T")
 CMNET = Path(__file__).resolve().parents[2] / "sbin" / "cmnet"
 NUMBERS = itertools.count()
-DISCOVER, OFFER, REQUEST, ACK = 1, 2, 3, 5
 PATIENCE_S = 5.0
-RETRY_S = 0.5
-"""A cable that was plugged in a moment ago loses packets: clients ask again."""
 
 
 class Apart(Protocol):
@@ -73,48 +70,12 @@ class Client:
 
     def lease(self, mac: str, patience_s: float = PATIENCE_S) -> str | None:
         """DHCP as a guest does it: discover, offer, request, ack. The address, None where nobody answers."""
-        return inside(self.namespace, lambda: self._lease(mac, patience_s))
-
-    def _lease(self, mac: str, patience_s: float) -> str | None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode())
-            client.bind(("", 68))
-            client.settimeout(RETRY_S)
-            for _ in range(round(patience_s / RETRY_S)):
-                with contextlib.suppress(TimeoutError):
-                    return self._ask_once(client, mac)
-        return None
-
-    def _ask_once(self, client: socket.socket, mac: str) -> str | None:
-        client.sendto(dhcp(DISCOVER, mac), ("255.255.255.255", 67))
-        kind, address, server = answer(client.recv(2048))
-        assert kind == OFFER
-        client.sendto(dhcp(REQUEST, mac, b"\x32\x04" + address + b"\x36\x04" + server), ("255.255.255.255", 67))
-        kind, given, _ = answer(client.recv(2048))
-        return socket.inet_ntoa(given) if kind == ACK else None
+        return inside(self.namespace, lambda: lease(self.device, mac, patience_s))
 
     def resolve(self, name: str, address: str, server: str = "10.210.0.1") -> list[str]:
         """Ask the server for the name, with `address` as our own."""
         ip("-n", os.path.basename(self.namespace), "address", "replace", f"{address}/24", "dev", self.device)
         return inside(self.namespace, lambda: ask(name, server))
-
-
-def dhcp(kind: int, mac: str, options: bytes = b"") -> bytes:
-    """A client's message (RFC 2131, 2) that asks for a broadcast answer."""
-    chaddr = bytes.fromhex(mac.replace(":", ""))
-    head = struct.pack("!4B4s2H16x16s192x", 1, 1, 6, 0, b"cmcm", 0, 0x8000, chaddr)
-    return head + b"\x63\x82\x53\x63" + bytes((53, 1, kind)) + options + b"\xff"
-
-
-def answer(packet: bytes) -> tuple[int, bytes, bytes]:
-    """kind, address, server."""
-    options, found = packet[240:], {}
-    while options and options[0] != 255:
-        found[options[0]] = options[2:2 + options[1]]
-        options = options[2 + options[1]:]
-    return found[53][0], packet[16:20], found.get(54, b"")
 
 
 def ask(name: str, server: str) -> list[str]:

@@ -76,11 +76,11 @@ def test_nothing_of_ours_is_started_on_an_external_bridge(realm: Realm) -> None:
     realm.run("ip", "link", "add", "br0", "type", "bridge")
     realm.run("ip", "address", "add", "192.168.86.10/24", "dev", "br0")
     realm.run("ip", "link", "set", "br0", "up")
-    before = realm.run("ip", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")
+    before = realm.run("ip", "-4", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")
     realm.cmnet("create", "lan", "--external", "--bridge", "br0", "--cidr", "192.168.86.0/24")
     realm.cmnet("stop", "lan")
     realm.cmnet("start", "lan")
-    assert (realm.run("ip", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")) == before
+    assert (realm.run("ip", "-4", "-o", "address", "show", "br0"), realm.run("nft", "list", "ruleset")) == before
     assert not Path(realm.store.world.network_run("lan")).exists()
     assert listed(realm)["lan"]["external"] is True
     realm.cmnet("delete", "lan")

@@ -63,6 +63,18 @@ def test_a_named_realm_is_another_one(users: list[User]) -> None:
     assert "started" in user.run("cmnet", "status")
 
 
+def test_networks_of_a_user_are_kept_apart(users: list[User]) -> None:
+    user = users[0]
+    user.run("cmnet", "start")
+    user.run("cmnet", "create", "lab", "--cidr", "10.44.0.0/24", "--reaches", "default")
+    user.run("cmnet", "status", "lab")
+    assert '"cm-lab" . "bridge0"' in inside(user, "nft", "list", "ruleset")
+    inside(user, "nft", "flush", "ruleset")
+    assert "amiss     cmnet start would keep networks apart" in user.call("cmnet", "status", "lab").stdout
+    user.run("cmnet", "start")
+    user.run("cmnet", "status", "lab")
+
+
 def test_a_failed_start_leaves_nothing(users: list[User]) -> None:
     user = users[0]
     folder = user.home / "config/templates"

@@ -48,17 +48,18 @@ def files(tmp_path: Path) -> HostFiles:
 
 
 class Nft(fakes.FakeRun):
-    """Keeps the last rules that it was given, as nft lists them."""
+    """Keeps the last rules that it was given, as nft lists them; those between networks by themselves."""
 
     def __call__(self, argv: Any, **more: Any) -> str:
         if list(argv[:2]) == ["nft", "list"]:
-            listed = self.answers.get("rules", "")
+            listed = self.answers.get("between" if argv[3] == "inet" else "rules", "")
             if not listed:
                 raise CommandFailed("nft failed: No such file or directory")
             return listed
         if list(argv[:2]) == ["nft", "-f"]:
             text = more["stdin"].decode()
-            self.answers["rules"] = text if dhcp.marks(text) else ""
+            which = "between" if text.startswith("table inet") else "rules"
+            self.answers[which] = text if dhcp.marks(text) else ""
         return super().__call__(argv, **more)
 
 

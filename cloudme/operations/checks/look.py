@@ -47,7 +47,7 @@ class Look:
     def started(self) -> tuple[Network, ...]:
         """Without those that were created and are stopped. The default network's record goes when it is stopped."""
         return tuple(network for network in self.networks
-                     if network.external or network.name == DEFAULT_NETWORK or network.bridge in self.links)
+                     if network.external or network.name == DEFAULT_NETWORK or network.link in self.links)
 
     @cached_property
     def chains(self) -> tuple[dict[str, Any], ...] | None:

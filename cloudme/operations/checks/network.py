@@ -27,25 +27,26 @@ def bridge(look: Look) -> Iterator[Result]:
 
 
 def _bridge(look: Look, network: Network) -> Result:
-    link = look.links.get(network.bridge)
+    link = look.links.get(network.link)
     own = f"cmcheck --persist --bridge {network.bridge} --nic NIC"
     fix = own if network.external else f"cmnet start {network.name}"
     means = f"machines on network '{network.name}' are not started"
-    if link is None or link.kind != "bridge":
-        return Result(check="bridge", level=Level.failed, what=f"there is no bridge {network.bridge}", means=means,
+    if link is None or link.kind != ("vlan" if network.vlan else "bridge"):
+        what = f"there is no {'link' if network.vlan else 'bridge'} {network.link}"
+        return Result(check="bridge", level=Level.failed, what=what, means=means,
                       fix=fix)
     if not link.up:
-        return Result(check="bridge", level=Level.failed, what=f"the bridge {network.bridge} is down",
-                      means="machines on it reach nobody", fix=f"ip link set {network.bridge} up")
+        return Result(check="bridge", level=Level.failed, what=f"the bridge {network.link} is down",
+                      means="machines on it reach nobody", fix=f"ip link set {network.link} up")
     if not network.external and network.address not in link.addresses:
         return Result(check="bridge", level=Level.failed,
-                      what=f"the bridge {network.bridge} does not have {network.address}",
+                      what=f"the bridge {network.link} does not have {network.address}",
                       means="machines on it have no gateway", fix=fix)
     if not any(address.ip in network.address.network for address in link.addresses):
         return Result(check="bridge", level=Level.failed,
                       what=f"the bridge {network.bridge} has no address in {network.address.network}",
                       means="this host does not reach the machines on it", fix=fix)
-    return good("bridge", f"{network.bridge} is up, with {', '.join(map(str, link.addresses))}")
+    return good("bridge", f"{network.link} is up, with {', '.join(map(str, link.addresses))}")
 
 
 def nic(look: Look) -> Iterator[Result]:
@@ -105,8 +106,8 @@ def firewall(look: Look) -> Iterator[Result]:
         return
     for where in look.dropping:
         rules = look.rules(where)
-        missing = [f'{way} "{network.bridge}"' for network in look.started if not network.external
-                   for way in ("iifname", "oifname") if f'{way} "{network.bridge}" accept' not in rules]
+        missing = [f'{way} "{network.link}"' for network in look.started if not network.external
+                   for way in ("iifname", "oifname") if f'{way} "{network.link}" accept' not in rules]
         if missing:
             yield Result(
                 check="firewall", level=Level.warning, what=f"{where} drops what is forwarded",

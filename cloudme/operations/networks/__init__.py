@@ -11,10 +11,10 @@ import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
-from cloudme import shared
+from cloudme import between, shared
 from cloudme.errors import (
     AlreadyExists,
     Busy,
@@ -27,10 +27,11 @@ from cloudme.errors import (
 )
 from cloudme.formats import dhcp
 from cloudme.model.hostconfig import Resolve
+from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations.networks import changes, sharing, truth
+from cloudme.operations.networks import changes, sharing, trunks, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
 from cloudme.store import Store, reported, take_lock
 
@@ -51,7 +52,7 @@ def start(transaction: Transaction, store: Store, network: Network, files: HostF
         before = store.network(network.name)
         found = truth.find(host, store, network, files)
         _check(host, store, network, found)
-        if before and before.bridge != network.bridge:
+        if before and (before.link, before.uplink) != (network.link, network.uplink):
             _stop(transaction, store, before, files, forget=True)
             found = dataclasses.replace(truth.find(host, store, network, files), record=None)
         transaction.apply(truth.diff(store, truth.want(host, store, network), found, files))
@@ -93,8 +94,8 @@ def create(transaction: Transaction, store: Store, network: Network, files: Host
     for other in store.networks():
         if other.name == network.name:
             continue
-        if other.bridge == network.bridge:
-            raise AlreadyExists(f"the bridge '{network.bridge}' is that of network '{other.name}'")
+        if other.link == network.link or (other.bridge == network.bridge and not (other.vlan and network.vlan)):
+            raise AlreadyExists(f"the bridge '{network.link}' is that of network '{other.name}'")
         if other.address.network.overlaps(network.address.network):
             raise ConfigError(f"{network.address.network} overlaps with network '{other.name}'")
     if network.external and not host.net.bridge_exists(network.bridge):
@@ -125,6 +126,7 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
         _stop(transaction, store, network, files, forget=True)
     if not transaction.dry_run:
         transaction.host.net.sweep()
+        between.refresh(transaction.host, store)
         for folder in (store.world.reservations(name), store.world.host_names(name)):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (store.world.leases(name), store.world.network_lock(name)):
@@ -143,25 +145,30 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
               forget=network.name == DEFAULT_NETWORK)
     if not transaction.dry_run:
         transaction.host.net.sweep()
+        between.refresh(transaction.host, store)
 
 
 def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles, *, forget: bool) -> None:
     found = truth.find(transaction.host, store, network, files)
     if machines := running(store, network):
-        raise Busy(f"{', '.join(machines)} on {network.bridge} {'run' if len(machines) > 1 else 'runs'}",
+        raise Busy(f"{', '.join(machines)} on {network.link} {'run' if len(machines) > 1 else 'runs'}",
                    hint=f"vmstop {' '.join(machines)}{f' --realm {store.world.realm}' if store.world.realm else ''}")
     if not network.external and (taps := _taps(found.links, network)):
-        raise Busy(f"{network.bridge} is in use by {', '.join(taps)}: machines of a user, or of another home",
+        raise Busy(f"{network.link} is in use by {', '.join(taps)}: machines of a user, or of another home",
                    hint="let them be stopped by who started them, with the CLOUDME_HOME that he had")
     transaction.apply(truth.undone(store, network, found, files, forget=forget))
 
 
-def refresh_names(host: Host, store: Store, *, files: HostFiles = HOST_FILES) -> None:
-    """Call it after `store.reserve` and `store.release`: dnsmasq forgets what is no longer reserved, and the block in
-    the hosts file says what is.
+def refresh_names(
+    host: Host, store: Store, *, coming: Sequence[Machine] = (), files: HostFiles = HOST_FILES,
+) -> None:
+    """Call it after `store.reserve` and `store.release`, and where ports or addresses change: the rules between
+    networks are those of the machines, dnsmasq forgets what is no longer reserved, and the block in the hosts file says
+    what is. coming: machines that are not published yet.
 
     dnsmasq forgets a reservation only on SIGHUP, and never a lease: it would refuse the address to its next owner.
     """
+    between.refresh(host, store, coming)
     for network in store.networks():
         if network.resolve == Resolve.hosts:
             with store.locked():
@@ -188,6 +195,9 @@ class Status:
     external: bool
     shared: bool
     bridge: str
+    vlan: int | None
+    uplink: str | None
+    reaches: tuple[str, ...] | None
     address: str
     address6: str | None
     domain: str
@@ -209,6 +219,7 @@ def status(host: Host, store: Store, settings: Network, files: HostFiles = HOST_
     started = _started(network, found)
     return Status(
         network=network.name, realm=store.world.realm, started=started, bridge=network.bridge,
+        vlan=network.vlan, uplink=network.uplink, reaches=network.reaches,
         address=str(network.address), address6=str(network.address6) if network.address6 else None,
         external=network.external, shared=False, domain=network.domain,
         dhcp="the LAN's own" if network.external else f"{network.dhcp_first}-{network.dhcp_last}",
@@ -224,7 +235,8 @@ def shared_status(host: Host, store: Store, network: Network) -> Status:
     """Likewise of a network of root's, as far as a user sees it; reserved is what root has set aside for him."""
     return Status(
         network=network.name, realm=store.world.realm, started=host.outside.bridge_exists(network.bridge), shared=True,
-        external=network.external, bridge=network.bridge, address=str(network.address),
+        external=network.external, bridge=network.bridge, vlan=None, uplink=None, reaches=None,
+        address=str(network.address),
         address6=str(network.address6) if network.address6 else None, domain=network.domain, dhcp="root's",
         resolve=network.resolve, reservations=len(shared.allotment(network)), leases=0,
         machines=tuple(running(store, network)), amiss=(), notes=(),
@@ -243,7 +255,7 @@ def _started(network: Network, found: Found) -> bool:
         return network.bridge in found.links
     if network.name == DEFAULT_NETWORK:
         return found.record is not None
-    link = found.links.get(network.bridge)
+    link = found.links.get(network.link)
     return found.serving or (link is not None and link.alias == changes.alias(network))
 
 
@@ -276,11 +288,11 @@ def _may(host: Host, network: Network | None = None) -> None:
 
 @contextlib.contextmanager
 def _changing(store: Store, network: Network, transaction: Transaction) -> Iterator[None]:
-    """One change at a time. Raises Busy."""
+    """One change at a time, of all networks that share a bridge. Raises Busy."""
     if transaction.dry_run:
         yield
         return
-    path = store.world.network_lock(network.name)
+    path = store.world.network_lock(network.bridge if network.vlan else network.name)
     with reported(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
@@ -294,12 +306,24 @@ def _changing(store: Store, network: Network, transaction: Transaction) -> Itera
 
 
 def _taps(links: Mapping[str, Link], network: Network) -> list[str]:
-    return [link.name for link in links.values() if link.master == network.bridge and link.kind == "tun"]
+    return [link.name for link in links.values()
+            if (link.master, link.kind, link.pvid) == (network.bridge, "tun", network.vlan)]
 
 
 def _check(host: Host, store: Store, network: Network, found: Found) -> None:
     if network.external:
         return
+    if network.vlan:
+        trunks.check(network, found.links)
+    else:
+        _check_bridge(network, found)
+    _check_addresses(store, network, found)
+    if not found.serving and (holder := host.net.port_taken(str(network.address.ip))):
+        raise Busy(f"DNS and DHCP cannot be served on {network.address.ip}: {holder} is there",
+                   hint="end it, or let it serve its own addresses only (dnsmasq: bind-dynamic)")
+
+
+def _check_bridge(network: Network, found: Found) -> None:
     link = found.links.get(network.bridge)
     other = "[network] bridge in cloudme.toml names another"
     if link and link.kind != "bridge":
@@ -308,17 +332,13 @@ def _check(host: Host, store: Store, network: Network, found: Found) -> None:
         ports = [port.name for port in found.links.values() if port.master == link.name]
         if link.addresses or ports:
             raise AlreadyExists(f"the bridge '{network.bridge}' exists and is not cloudMe's", hint=other)
-    _check_addresses(store, network, found)
-    if not found.serving and (holder := host.net.port_taken(str(network.address.ip))):
-        raise Busy(f"DNS and DHCP cannot be served on {network.address.ip}: {holder} is there",
-                   hint="end it, or let it serve its own addresses only (dnsmasq: bind-dynamic)")
 
 
 def _check_addresses(store: Store, network: Network, found: Found) -> None:
     """No other link has an address of ours, and no machine an address that is not."""
     wanted = network.address.network
     for link in found.links.values():
-        if link.name == network.bridge or link.alias == changes.alias(network):
+        if link.name == network.link or link.alias == changes.alias(network):
             continue
         for theirs in (*(address.network for address in link.addresses), *link.routes):
             if wanted.overlaps(theirs):

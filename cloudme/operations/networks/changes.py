@@ -28,7 +28,7 @@ def alias(network: Network) -> str:
     return f"cloudme {network.name}"
 
 
-def _addresses(network: Network) -> str:
+def addresses(network: Network) -> str:
     return f"{network.address} and {network.address6}" if network.address6 else str(network.address)
 
 
@@ -56,7 +56,7 @@ class MakeBridge:
     network: Network
 
     def describe(self) -> str:
-        return f"make the bridge {self.network.bridge} with {_addresses(self.network)}"
+        return f"make the bridge {self.network.bridge} with {addresses(self.network)}"
 
     def do(self, host: Host) -> None:
         host.net.add_bridge(self.network.bridge, identity.mac(f"bridge/{self.network.bridge}"))
@@ -75,14 +75,14 @@ class SetBridge:
     before6: IPv6Interface | None
 
     def describe(self) -> str:
-        return f"set {self.network.bridge} up with {_addresses(self.network)}"
+        return f"set {self.network.link} up with {addresses(self.network)}"
 
     def do(self, host: Host) -> None:
-        host.net.set_bridge(self.network.bridge, alias(self.network), self.network.address, self.network.address6)
+        host.net.set_bridge(self.network.link, alias(self.network), self.network.address, self.network.address6)
 
     def undo(self, host: Host) -> None:
         if self.before:
-            host.net.set_bridge(self.network.bridge, alias(self.network), self.before, self.before6)
+            host.net.set_bridge(self.network.link, alias(self.network), self.before, self.before6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Rules:
 
     def describe(self) -> str:
         what = "forwarding and masquerading" if self.network.nat else "forwarding"
-        return f"allow {what} for {self.network.bridge} (nft table {dhcp.table(self.network)})"
+        return f"allow {what} for {self.network.link} (nft table {dhcp.table(self.network)})"
 
     def do(self, host: Host) -> None:
         host.run(["nft", "-f", "-"], stdin=self.text.encode())
@@ -236,13 +236,13 @@ class Resolved:
         return f"let systemd-resolved ask {self.network.address.ip} for *.{self.network.domain}"
 
     def do(self, host: Host) -> None:
-        bridge = self.network.bridge
-        host.run(["resolvectl", "dns", bridge, str(self.network.address.ip)])
-        host.run(["resolvectl", "domain", bridge, f"~{self.network.domain}"])
-        host.run(["resolvectl", "default-route", bridge, "no"])
+        link = self.network.link
+        host.run(["resolvectl", "dns", link, str(self.network.address.ip)])
+        host.run(["resolvectl", "domain", link, f"~{self.network.domain}"])
+        host.run(["resolvectl", "default-route", link, "no"])
 
     def undo(self, host: Host) -> None:
-        host.run(["resolvectl", "revert", self.network.bridge])
+        host.run(["resolvectl", "revert", self.network.link])
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Serve:
     before: str | None
 
     def describe(self) -> str:
-        return f"{'start' if self.before is None else 'restart'} dnsmasq on {self.network.bridge}: " \
+        return f"{'start' if self.before is None else 'restart'} dnsmasq on {self.network.link}: " \
                f"DHCP and DNS for {self.network.domain}"
 
     def do(self, host: Host) -> None:

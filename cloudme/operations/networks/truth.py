@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudme import shared
+from cloudme import between, shared
 from cloudme.errors import CommandFailed, ConfigError, HostUnavailable, NotPermitted
 from cloudme.formats import dhcp
 from cloudme.layout import World
@@ -19,7 +19,7 @@ from cloudme.model.machine import Machine
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.networks import changes, serving, sharing
+from cloudme.operations.networks import changes, serving, sharing, trunks
 from cloudme.operations.networks.changes import Block, Reversed
 from cloudme.qemu import taps
 from cloudme.store import TEMPLATE_PREFIX, Store
@@ -54,13 +54,14 @@ class Wanted:
     network: Network
     rules: str
     configuration: str
+    between: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """marks: the comments of the rules in our table. blocks: the marked lines, by file. resolved: it asks us.
-
-    reserved: whose is which address: name -> (mac, address). unguarded: cards whose taps lack a guard, by machine.
+    """marks: the comments of the rules in our table. between: those of the rules between networks. blocks: the marked
+    lines, by file. resolved: it asks us. reserved: whose is which address: name -> (mac, address). unguarded: cards
+    whose taps lack a guard, by machine.
     """
 
     links: Mapping[str, Link]
@@ -74,15 +75,17 @@ class Found:
     record: Network | None
     reserved: sharing.Reservations
     unguarded: Mapping[str, tuple[TapCard, ...]]
+    between: tuple[str, ...] = ()
 
 
 def want(host: Host, store: Store, network: Network) -> Wanted:
     if network.external:
-        return Wanted(network=network, rules="", configuration="")
+        return Wanted(network=network, rules="", configuration="", between="")
     return Wanted(
         network=network, rules=dhcp.rules(network, store.world),
         configuration=dhcp.configuration(network, store.world, user=serving.user(store.world),
                                          resolv_file=_resolv_file(store.world)),
+        between=between.wanted(store, network),
     )
 
 
@@ -95,7 +98,7 @@ def find(host: Host, store: Store, network: Network, files: HostFiles) -> Found:
                 for path in _block_files(store.world, network, files)},
         resolved=network.resolve == Resolve.resolved and _resolved_asks(host, network),
         record=store.network(network.name), reserved=store.reservations(network.name),
-        unguarded=_unguarded(host, store, network),
+        unguarded=_unguarded(host, store, network), between=between.found(host, store),
     )
 
 
@@ -116,12 +119,13 @@ def diff(store: Store, wanted: Wanted, found: Found, files: HostFiles) -> list[S
 def _own(store: Store, wanted: Wanted, found: Found) -> list[Step]:
     """Those for the bridge and what serves on it, where they are ours."""
     network = wanted.network
-    link = found.links.get(network.bridge)
+    link = found.links.get(network.link)
     steps: list[Step] = []
-    if link is None:
+    if network.vlan:
+        steps += trunks.steps(network, found.links)
+    elif link is None:
         steps.append(changes.MakeBridge(network))
-    elif not (link.up and link.addresses == (network.address,) and link.alias == changes.alias(network)
-              and link.addresses6 == ((network.address6,) if network.address6 else ())):
+    elif not trunks.is_right(network, link):
         steps.append(changes.SetBridge(network, next(iter(link.addresses), None), next(iter(link.addresses6), None)))
     if not found.forwarding:
         steps.append(changes.Forward())
@@ -129,6 +133,8 @@ def _own(store: Store, wanted: Wanted, found: Found) -> list[Step]:
         steps.append(changes.Unfilter())
     if found.marks != dhcp.marks(wanted.rules):
         steps.append(changes.Rules(network, wanted.rules))
+    if found.between != dhcp.marks(wanted.between):
+        steps.append(between.Between(store, wanted.between, found.between))
     # A new bridge has a new index, to which a dnsmasq that served the old one is not bound.
     if link is None or not found.serving or found.configuration != wanted.configuration:
         before = found.configuration if found.serving else None
@@ -141,16 +147,25 @@ def undone(store: Store, network: Network, found: Found, files: HostFiles, *, fo
     steps: list[Step] = _blocks(store, found, files, network, {})
     if found.serving:
         serve = changes.Serve(store, network, found.configuration, None)
-        steps.append(Reversed(serve, f"stop dnsmasq on {network.bridge}"))
+        steps.append(Reversed(serve, f"stop dnsmasq on {network.link}"))
     if found.marks:
         rules = changes.Rules(network, dhcp.rules(network, store.world))
         steps.append(Reversed(rules, f"remove the nft table {dhcp.table(network)}"))
+    if found.between and not _others(store, network, found):
+        steps.append(between.Between(store, "", found.between))
     link = found.links.get(network.bridge)
-    if link and link.alias == changes.alias(network):
+    if network.vlan:
+        steps += trunks.undone(network, found.links)
+    elif link and link.alias == changes.alias(network):
         steps.append(Reversed(changes.MakeBridge(network), f"remove the bridge {network.bridge}"))
     if found.record and forget:
         steps.append(changes.Record(store, found.record, None))
     return steps
+
+
+def _others(store: Store, network: Network, found: Found) -> bool:
+    """Whether another network of ours is started."""
+    return any(one.link in found.links for one in store.networks() if one.name != network.name and not one.external)
 
 
 def running(store: Store, network: Network) -> list[Machine]:
@@ -163,7 +178,7 @@ def running(store: Store, network: Network) -> list[Machine]:
 
 def mark(world: World, network: Network) -> str:
     """What our blocks are marked with: unlike those of other realms and bridges."""
-    return f"cloudme {network.bridge}{f' of realm {world.realm}' if world.realm else ''}"
+    return f"cloudme {network.link}{f' of realm {world.realm}' if world.realm else ''}"
 
 
 def host_lines(store: Store, network: Network) -> tuple[str, ...]:
@@ -225,16 +240,17 @@ def _unguarded(host: Host, store: Store, network: Network) -> dict[str, tuple[Ta
     """
     roots = shared.networks() if store.world.rootless else []
     known = {one.name: one for one in (*roots, *store.networks(), network)}
-    found = {}
+    found, place = {}, (network.bridge, network.vlan)
     for machine in [machine for machine in running(store, network) if not machine.definition]:
         nics = tuple(nic for nic in machine.nics if nic.network in known)
         cards = taps.of(dataclasses.replace(machine, nics=nics), known)
-        found[machine.name] = tuple(host.net.unguarded([card for card in cards if card.bridge == network.bridge]))
+        found[machine.name] = tuple(host.net.unguarded([card for card in cards
+                                                            if (card.bridge, card.vlan) == place]))
     return {name: cards for name, cards in found.items() if cards}
 
 
 def _networkmanager(network: Network, files: HostFiles) -> str:
-    return os.path.join(files.networkmanager, f"cloudme-{network.bridge}.conf")
+    return os.path.join(files.networkmanager, f"cloudme-{network.link}.conf")
 
 
 def _block_files(world: World, network: Network, files: HostFiles) -> list[str]:
@@ -289,7 +305,7 @@ def _read(path: str) -> str:
 
 def _resolved_asks(host: Host, network: Network) -> bool:
     try:
-        told = (host.run(["resolvectl", "dns", network.bridge]), host.run(["resolvectl", "domain", network.bridge]))
+        told = (host.run(["resolvectl", "dns", network.link]), host.run(["resolvectl", "domain", network.link]))
     except CommandFailed:  # there is no such link yet
         return False
     return str(network.address.ip) in told[0].split() and f"~{network.domain}" in told[1].split()
