@@ -90,16 +90,38 @@ class FakeRun:
 
 
 @dataclass
+class FakeBalloon:
+    """heeds: how many bytes a telling takes it towards its goal. says: whether its guest tells."""
+
+    ram: int
+    left: int
+    used: int = 0
+    heeds: int = 1 << 40
+    says: bool = True
+
+    def answer(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        if command == "balloon":
+            step = arguments["value"] - self.left
+            self.left += max(min(step, self.heeds), -self.heeds)
+        free = self.ram - self.used - (self.ram - self.left)
+        stats = {"stat-total-memory": self.ram, "stat-available-memory": free, "stat-swap-in": (1 << 64) - 1}
+        return {"query-balloon": {"actual": self.left}, "query-memory-size-summary": {"base-memory": self.ram},
+                "qom-get": {"last-update": 1 << 40, "stats": stats} if self.says else {"last-update": 0, "stats": {}},
+                }.get(command, {})
+
+
+@dataclass
 class FakeMonitor:
     """What it was told, in order. A state that is saved is a file with a word in it.
 
-    answers: by command; what is an error is raised. links: netdevs that were set up or down.
+    answers: by command; what is an error is raised. links: netdevs that were set up or down. balloon: None for none.
     """
 
     agent_open: bool = True
     executed: list[str] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
     links: dict[str, bool] = field(default_factory=dict)
+    balloon: FakeBalloon | None = None
 
     def execute(self, command: str, **arguments: Any) -> Any:
         self.executed.append(command)
@@ -111,11 +133,11 @@ class FakeMonitor:
             return self.answers[command]
         if command == "query-chardev":
             return [{"label": "agent", "frontend-open": self.agent_open}]
-        return {}
+        return self.balloon.answer(command, arguments) if self.balloon else {}
 
     def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Any) -> bool:
         self.executed.append(command)
-        return command == "set_link"
+        return command in ("set_link", "device_del")
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         if write:

@@ -71,7 +71,11 @@ class Ram:
 
 
 def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
-    """Return how `machine` starts at `place`: it boots, or goes on from a `ram`; then its cards come later."""
+    """Return how `machine` starts at `place`: it boots, or goes on from a `ram`; then its cards come later.
+
+    On a `ram` there is no balloon: what a guest gives back, QEMU punches out of the file that its memory is, even where
+    others have it too (softmmu/physmem.c, ram_block_discard_range; docs/system/vm-templating.rst).
+    """
     if ram:
         parts = hardware.file_memory(ram.path, machine.shape.ram_mib, shared=ram.use != "clone")
     else:
@@ -89,6 +93,8 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         parts += hardware.cdrom(machine.cdrom, "install", 0, boot=True)
     cards = [part for index, nic in enumerate(machine.nics) for part in hardware.nic(nic.mac, index)]
     old = ram.cards if ram else ()
+    if ram is None and len(machine.nics) < len(hardware.ROOT_PORTS):
+        cards += hardware.balloon()
     parts += [part for index, nic in enumerate(old) for part in hardware.nic(nic.mac, index, old=True)]
     incoming = ram is not None and ram.use != "boot"
     return Launch(
