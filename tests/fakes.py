@@ -171,7 +171,7 @@ class FakeHypervisor:
     """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
 
     pressed: the monitors by which machines were shut down. deaf: those who do not go.
-    refused: what is raised for a monitor, by a part of its path.
+    refused: what is raised for a monitor, by a part of its path. numbers: pids, by lock.
     """
 
     kvm: bool = False
@@ -186,6 +186,7 @@ class FakeHypervisor:
     pressed: list[str] = field(default_factory=list)
     deaf: set[str] = field(default_factory=set)
     refused: dict[str, CloudMeError] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -215,6 +216,9 @@ class FakeHypervisor:
     def kill(self, lock: str) -> None:
         if lock in self.running:
             os.close(self.running.pop(lock))
+
+    def pids(self, locks: Sequence[str]) -> Mapping[str, int]:
+        return {lock: self.numbers[lock] for lock in locks if lock in self.numbers}
 
     def version(self) -> str:
         return self.number

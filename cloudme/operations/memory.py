@@ -39,7 +39,7 @@ def checked(
                              hint="that is the most it can be given")
     speakers = [monitors.of(store, machine) for machine in machines]
     found = monitors.each(speakers, lambda one: _memory(host, one, answer_s))
-    steps = []
+    steps: list[Resize] = []
     for machine, speaker, now in zip(machines, speakers, found, strict=True):
         if isinstance(now, CloudMeError):
             raise now

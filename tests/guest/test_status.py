@@ -1,0 +1,97 @@
+"""Warm clones, and one that was booted: what the daily verbs say of them, and what they do to them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.conftest import Cloud
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def pair(cloud: Cloud, warm: str) -> Iterator[tuple[str, str]]:
+    """Two warm clones; the second one was booted since."""
+    first, second = cloud.run("vminstantiate", "-n", warm, "-g", "daily", "--name", "day", "-C", "2",
+                              "--instant").split()
+    try:
+        cloud.run("vmrestart", second)
+        cloud.run("vmwait", first, second, "--timeout", "600")
+        cloud.run("vmwait", second, "--for", "agent", "--timeout", "600")
+        yield first, second
+    finally:
+        cloud.call("vmstop", "-d", "-y", "--timeout", "1", first, second)
+
+
+def status(cloud: Cloud, *words: str) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in json.loads(cloud.run("vmstatus", "--json", *words))}
+
+
+def meminfo(cloud: Cloud, name: str) -> dict[str, int]:
+    """In bytes."""
+    lines = cloud.run("vm", name, "--", "cat", "/proc/meminfo").splitlines()
+    return {line.partition(":")[0]: int(line.split()[1]) << 10 for line in lines}
+
+
+def test_each_machine_tells_what_it_uses_and_what_it_costs(cloud: Cloud, pair: tuple[str, str]) -> None:
+    first, second = pair
+    found = status(cloud, "daily", "--agent")
+    assert sorted(found) == sorted(pair)
+    for name in pair:
+        one, own = found[name], meminfo(cloud, name)
+        assert (one["state"], one["error"]) == ("running", "")
+        assert one["since"] and one["cpu_percent"] is not None
+        used = own["MemTotal"] - own["MemAvailable"]
+        assert abs(one["used_bytes"] - used) < 128 * MIB
+        assert 0 < one["allocated_bytes"] < one["disk_bytes"]
+        assert 0 < one["host_bytes"] < 4 * one["ram_bytes"]
+    assert found[first]["left_bytes"] is None
+    assert found[second]["left_bytes"] == found[second]["ram_bytes"] == 640 * MIB
+    assert found[first]["host_bytes"] < found[second]["host_bytes"]  # it shares most of its memory
+
+
+def test_memory_is_taken_from_a_guest_and_given_back(cloud: Cloud, pair: tuple[str, str]) -> None:
+    _, second = pair
+    before = meminfo(cloud, second)
+    assert cloud.run("vmmem", second, "400M").split() == [second, "640M", "->", "400M"]
+    during = meminfo(cloud, second)
+    assert before["MemFree"] - during["MemFree"] > 100 * MIB
+    assert status(cloud, second)[second]["left_bytes"] == 400 * MIB
+    assert cloud.call("vmmem", second, "32M").returncode == os.EX_USAGE
+    assert cloud.call("vmmem", second, "2G").returncode == os.EX_USAGE
+    (back,) = json.loads(cloud.run("vmmem", second, "640M", "--json"))
+    assert (back["old_bytes"], back["new_bytes"]) == (400 * MIB, 640 * MIB)
+    assert meminfo(cloud, second)["MemFree"] - during["MemFree"] > 100 * MIB
+
+
+def test_a_clone_that_shares_its_memory_has_no_balloon_and_says_so(cloud: Cloud, pair: tuple[str, str]) -> None:
+    first, _ = pair
+    refused = cloud.call("vmmem", first, "400M")
+    assert refused.returncode == os.EX_UNAVAILABLE
+    assert f"vmrestart {first}" in refused.stderr.decode()
+
+
+def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tuple[str, str]) -> None:
+    """Its clone, which shares memory, has none; what the source gives back is not the clone's."""
+    _, second = pair
+    cloud.run("vmmem", second, "500M")
+    (fork,) = cloud.run("vmfork", second, "--name", "forked").split()
+    try:
+        found = status(cloud, second, fork)
+        assert (found[second]["left_bytes"], found[fork]["left_bytes"]) == (500 * MIB, None)
+        ram = Path(cloud.world.forks, f"{second}.1", "ram")
+        blocks = ram.stat().st_blocks
+        cloud.run("vmmem", second, "400M")
+        cloud.run("vmmem", second, "640M")
+        cloud.run("vm", fork, "--", "sh", "-c", "'head -c 100M /dev/zero | tail -c 1 | wc -c'")
+        assert ram.stat().st_blocks == blocks
+    finally:
+        cloud.call("vmstop", "-d", "-y", "--timeout", "1", fork)
