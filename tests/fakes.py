@@ -381,11 +381,13 @@ class FakeNet:
 
 @dataclass
 class FakeShell:
-    """Answers by machine name; a machine that is not named ends with status 0."""
+    """Answers by machine name; a machine that is not named ends with status 0. ports: of a machine, which are not open.
+    """
 
     answers: dict[str, Ended] = field(default_factory=dict)
     probes: dict[str, list[str]] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
+    ports: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         self.commands.append((target.name, command))
@@ -395,6 +397,9 @@ class FakeShell:
         script = self.probes.get(target.name, ["ready"])
         return script.pop(0) if len(script) > 1 else script[0]
 
+
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        return self.ports.get((target.name, target.port), "open")
 
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         self.commands.append((target.name, f"{command or 'shell'}{' on a terminal' if tty else ''}"))

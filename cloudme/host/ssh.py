@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cloudme.errors import PeerError, TimedOut
-from cloudme.host import terminal
+from cloudme.host import knock, terminal
 from cloudme.model.ports import Ended, Outside, Progress, Target
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Ssh:
         except connection.NotReady as short:
             return short.stage
         return "ready"
+
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        return knock.at(target, greeting, timeout_s, self._outside)
 
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         deadline = time.monotonic() + timeout_s

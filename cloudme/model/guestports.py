@@ -75,6 +75,12 @@ class Shell(Protocol):
     def probe(self, target: Target, *, timeout_s: float = 5) -> str:
         """How far one try comes: 'unreachable', 'closed', 'silent', 'host-key', 'refused' or 'ready'."""
 
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        """How far a connection to the target's port comes: 'unreachable', 'closed', 'silent' or 'open'.
+
+        greeting: what its server says first; without one, that it takes the connection is enough.
+        """
+
 
 class Agent(Protocol):
     """The QEMU guest agent of one machine."""

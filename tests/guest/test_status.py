@@ -95,3 +95,22 @@ def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tu
         assert ram.stat().st_blocks == blocks
     finally:
         cloud.call("vmstop", "-d", "-y", "--timeout", "1", fork)
+
+
+def test_each_way_to_a_machine_is_tried(cloud: Cloud, pair: tuple[str, str]) -> None:
+    first, second = pair
+    port = str(20000 + os.getpid() % 20000)
+    cloud.run("vmexpose", first, f"{port}:22")
+    try:
+        found = {one["name"]: one for one in json.loads(cloud.run("vmping", "daily", "--json"))}
+        assert found[first]["ports"] == {"tcp/22": "open"}
+        for name in pair:
+            ways = {way: found[name][way] for way in ("ok", "arp", "ssh", "agent")}
+            assert ways == {"ok": True, "arp": "ok", "ssh": "open", "agent": "ok"}
+        cloud.run("vm", second, "--", "systemctl stop ssh.socket ssh.service")
+        failed = cloud.call("vmping", first, second)
+        assert failed.returncode == 1
+        assert [line.split()[2] for line in failed.stdout.decode().splitlines()] == ["ok", "fails"]
+        assert "ssh:closed" in failed.stdout.decode()
+    finally:
+        cloud.call("vmexpose", first, "--remove", port)

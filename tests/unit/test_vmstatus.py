@@ -160,7 +160,7 @@ def run(here: Here, host: Host, *words: str) -> None:
 
 def test_people_get_a_line_and_scripts_get_keys(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     run(here, here.host, "sql00")
-    assert capsys.readouterr().out.split() == ["sql00", "stopped", "198.51.100.7", "-", "-", "-/512M", "-", "-/1B"]
+    assert capsys.readouterr().out.split() == ["sql00", "stopped", "198.51.100.7", "-", "-", "-/512M", "-", "-/1"]
     run(here, here.host, "--json")
     sql, web = json.loads(capsys.readouterr().out)
     assert (sql["name"], web["host_bytes"], web["used_bytes"]) == ("sql00", 2 * MIB, None)
