@@ -76,6 +76,9 @@ class FakeRun:
         self.calls.append(list(argv))
         return 0
 
+    def become(self, argv: Sequence[str]) -> None:
+        self.calls.append(list(argv))
+
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         if mark not in self.daemons:
             return number == 0 and os.path.exists(pid_file)

@@ -35,6 +35,6 @@ def document(one: Answer) -> dict[str, object]:
 
 def row(one: Answer) -> list[str]:
     if not one.runs:
-        return [one.name, one.address or "-", "fails", "stopped"]
+        return [one.name, one.address or "-", "fails", "stopped", "", "", ""]
     return [one.name, one.address or "-", "ok" if one.ok else "fails", f"arp:{one.arp or '-'}", f"ssh:{one.ssh or '-'}",
             f"agent:{one.agent or '-'}", " ".join(f"{port}:{word}" for port, word in one.ports.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,25 @@ def test_each_way_to_a_machine_is_tried(cloud: Cloud, pair: tuple[str, str]) -> 
         assert "ssh:closed" in failed.stdout.decode()
     finally:
         cloud.call("vmexpose", first, "--remove", port)
+
+
+def test_plain_ssh_and_scp_find_machines_by_their_names(
+    cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
+) -> None:
+    """In a realm: only `vm --proxy` leads there."""
+    first, _ = pair
+    env = {**cloud.env, "HOME": str(tmp_path)}
+    said = subprocess.run(cloud.argv("cmsshconfig", "--include"), env=env, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"{tmp_path}/.ssh/config.d/cloudme-{cloud.realm}"
+    config = tmp_path / ".ssh/config"
+    config.write_text(config.read_text(encoding="utf-8").replace("config.d/", f"{tmp_path}/.ssh/config.d/"), "utf-8")
+    plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}  # ssh itself goes by passwd(5), not by HOME
+
+    def run(*words: str) -> str:
+        return subprocess.run(words, env=plain, capture_output=True, text=True, check=True, timeout=120,
+                              stdin=subprocess.DEVNULL).stdout
+
+    assert run("ssh", "-F", str(config), first, "hostname") == f"{first}\n"
+    (tmp_path / "file").write_text("by scp", encoding="utf-8")
+    run("scp", "-q", "-F", str(config), str(tmp_path / "file"), f"{first}:/tmp/by-scp")
+    assert cloud.run("vm", first, "--", "cat /tmp/by-scp") == "by scp"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudme import cli, layout
-from cloudme.cli import chooser, copies, display
+from cloudme.cli import chooser, copies, display, elsewhere
 from cloudme.errors import HostUnavailable, NotFound, UsageError
 from cloudme.formats import records
 from cloudme.model.machine import Access, Disk, Machine, Nic, Shape
@@ -159,3 +159,29 @@ def test_a_machine_that_runs_is_found_by_its_prefix(home: Path) -> None:
         import os
 
         os.close(lock)
+
+
+# other hosts
+
+@pytest.mark.parametrize(("words", "remote"), [
+    (["web00", "--via", "homelab"], "vm web00"),
+    (["--via", "homelab", "-g", "pf1", "web00", "--no-start", "--", "ls", "'a  b'"],
+     "vm --group pf1 --no-start web00 -- 'ls '\"'\"'a  b'\"'\"''"),
+])
+def test_a_machine_of_another_host_is_reached_by_vm_there(words: list[str], remote: str) -> None:
+    run = fakes.FakeRun()
+    args = program("vm").parser().parse_args(words)
+    assert elsewhere.vm(args, run) == 0
+    assert run.calls == [["ssh", "--", "homelab", remote]]
+
+
+def test_a_terminal_is_asked_for_where_a_command_wants_one() -> None:
+    run = fakes.FakeRun()
+    elsewhere.vm(program("vm").parser().parse_args(["web00", "-T", "--via", "h", "--", "top"]), run)
+    assert run.calls == [["ssh", "-t", "--", "h", "vm --tty web00 -- top"]]
+
+
+@pytest.mark.parametrize("words", [["--via", "", "web00"], ["--via=-oProxyCommand=x", "web00"], ["--via", "h"]])
+def test_what_is_no_host_or_no_machine_is_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        elsewhere.vm(program("vm").parser().parse_args(words), fakes.FakeRun())
