@@ -404,6 +404,11 @@ class FakeShell:
     def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
         return self.ports.get((target.name, target.port), "open")
 
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        ended = self.run(target, command)
+        heard(ended.stdout)
+        return ended.status
+
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         self.commands.append((target.name, f"{command or 'shell'}{' on a terminal' if tty else ''}"))
         return self.answers.get(target.name, Ended(status=0, stdout=b"", stderr=b"")).status

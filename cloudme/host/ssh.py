@@ -67,6 +67,12 @@ class Ssh:
                 raise
             raise TimedOut(f"'{command}' on '{target.name}' took more than {timeout_s:g} s") from None
 
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        with _channel(target, CONNECT_S, self._outside) as channel:
+            channel.exec_command(command)
+            channel.shutdown_write()
+            return _status(target, channel, _drain(channel, heard, heard))
+
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         on_terminal = os.isatty(STDIN) if command is None else tty
         with _channel(target, CONNECT_S, self._outside) as channel:

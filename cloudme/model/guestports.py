@@ -51,6 +51,9 @@ class Shell(Protocol):
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         """Run a command; a signal ended it: 255. Raises TimedOut, too, where it has not ended within `timeout_s`."""
 
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        """Run a command without input, and tell both its outputs as they come; returns its exit status."""
+
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         """Run a command, or a login shell, on our own stdin, stdout and stderr; returns its exit status.
 

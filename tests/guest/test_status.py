@@ -137,3 +137,11 @@ def test_plain_ssh_and_scp_find_machines_by_their_names(
     (tmp_path / "file").write_text("by scp", encoding="utf-8")
     run("scp", "-q", "-F", str(config), str(tmp_path / "file"), f"{first}:/tmp/by-scp")
     assert cloud.run("vm", first, "--", "cat /tmp/by-scp") == "by scp"
+
+
+def test_the_journals_of_several_machines_come_line_by_line(cloud: Cloud, pair: tuple[str, str]) -> None:
+    for name in pair:
+        cloud.run("vm", name, "--", f"logger said-by-{name}")
+    lines = cloud.run("vmlogs", "--journal", "--tail", "20", *pair).splitlines()
+    for name in pair:
+        assert any(line.startswith(f"{name}  ") and line.endswith(f"said-by-{name}") for line in lines)
