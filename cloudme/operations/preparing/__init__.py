@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 from cloudme import index, layout
@@ -50,6 +51,11 @@ def tear_down(
              first failure is raised, with the words of all.
     """
     chosen = list(dict.fromkeys(names)) or notes.names(world)
+    with contextlib.nullcontext() if dry_run else notes.alone(world, chosen):
+        _tear_down(host, world, chosen, say, dry_run)
+
+
+def _tear_down(host: Host, world: World, chosen: Sequence[str], say: Callable[[str], None], dry_run: bool) -> None:
     if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
         raise Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}")
     problems: list[CloudMeError] = []
