@@ -62,6 +62,16 @@ def wire_options(parser: Any) -> None:
     parser.add_argument("--net-rate", metavar="RATE", help="bits a second that a card sends, and gets, as 100M")
 
 
+def board_options(parser: Any) -> None:
+    """What a machine of its own boots, on what, and what it may take. parser: a group of options."""
+    parser.add_argument("--limit", metavar="LIST", help="as vminstantiate")
+    parser.add_argument("--machine-type", choices=["q35", "microvm"], help="the board (default: q35)")
+    complete(parser.add_argument("--kernel", metavar="FILE", help="boot this kernel"), "files")
+    complete(parser.add_argument("--initrd", metavar="FILE", help="with this initial RAM disk"), "files")
+    parser.add_argument("--cmdline", metavar="TEXT", help="and this command line (default: root=/dev/vda1 ro "
+                        "console=ttyS0)")
+
+
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:
     complete(parser.add_argument("-g", "--group", metavar="GROUP", **{"help": "the machines of this group", **more}),
              "groups")

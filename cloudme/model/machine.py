@@ -134,6 +134,28 @@ class Limits:
     io_bps: int | None = None
 
 
+KERNEL, INITRD = "kernel", "initrd"
+"""Files in the folder of a machine that boots a kernel of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What QEMU boots instead of the disk: the file KERNEL, and INITRD where `initrd` says so."""
+
+    cmdline: str
+    initrd: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.cmdline.isprintable() or len(self.cmdline) > CMDLINE_MAX:
+            raise UsageError("this is no command line of a kernel", hint=f"a line, of {CMDLINE_MAX} characters at most")
+
+
+CMDLINE_MAX = 2047
+"""What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
+
+BOARDS = ("q35", "microvm")
+"""Types of machines: the usual one; one without most of what a PC has (QEMU, docs/system/i386/microvm.rst)."""
+
 WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
 
@@ -152,6 +174,7 @@ class Machine:
     definition: the name of its definition, by which systemd runs it. With disks, it was one of ours before, and is
                again when it is withdrawn.
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
+    board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     """
 
     name: Name
@@ -175,6 +198,15 @@ class Machine:
     limits: Limits = Limits()
     definition: DefinitionName | None = None
     elsewhere: str | None = None
+    board: str = BOARDS[0]
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        if self.board not in BOARDS:
+            raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
+        if self.board == "microvm" and (self.kernel is None or self.cdrom):
+            raise UsageError("a microvm boots a kernel, it has no firmware that finds a disk",
+                             hint="--kernel FILE --initrd FILE --cmdline 'root=/dev/vda1 console=ttyS0'")
 
     @property
     def address(self) -> str | None:

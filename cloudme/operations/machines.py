@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, Us
 from cloudme.formats import render
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Shape, disk_file
+from cloudme.model.machine import BOARDS, Access, Disk, Image, Kernel, Limits, Machine, Nic, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
@@ -24,6 +25,7 @@ from cloudme.model.units import human
 from cloudme.qemu import taps
 from cloudme.store import Store, reported, write_atomic
 
+OPEN = 0o444
 APPLY_S, PROOF_S = 60, 60
 """What a guest gets to change its address, and to let somebody in there."""
 
@@ -32,6 +34,7 @@ APPLY_S, PROOF_S = 60, 60
 class Wanted:
     """What `vmcreate --machine` was asked for. user None: the image's; disk_bytes None: the image's size, at least.
 
+    kernel: what it boots; files: where that is copied from, by the name that it gets.
     public_key:  the text of the file; key_file: the private one that belongs to it, for our own commands.
     """
 
@@ -51,6 +54,9 @@ class Wanted:
     isolate: bool = False
     net_rate: int | None = None
     limits: Limits = field(default_factory=Limits)
+    board: str = BOARDS[0]
+    kernel: Kernel | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -93,7 +99,7 @@ def _machine(
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
-        limits=wanted.limits,
+        limits=wanted.limits, board=wanted.board, kernel=wanted.kernel,
     )
 
 
@@ -128,6 +134,9 @@ class Make:
             path = os.path.join(folder, disk.file)
             host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path, str(disk.size_bytes)])
             os.chmod(path, 0o600)
+            for name, source in self.wanted.files.items():  # QEMU opens them by itself, as a user without rights
+                shutil.copyfile(source, os.path.join(folder, name))
+                os.chmod(os.path.join(folder, name), OPEN)
             seed.write(host, self.store, self.machine, self.networks)
             with self.store.locked():  # the image may have been removed meanwhile; from now on it cannot be
                 self.store.image(self.wanted.image)

@@ -65,6 +65,12 @@ def ram(launch: Launch) -> str | None:
     return None
 
 
+def booted(launch: Launch) -> dict[str, str]:
+    """Role, which is QEMU's option, too -> path, of what is booted directly. QEMU opens it anew, through /proc."""
+    files = {"kernel": launch.kernel, "initrd": launch.initrd}
+    return {role: path for role, path in files.items() if path}
+
+
 def passed(part: Part, names: Mapping[str, str], fds: Mapping[str, int]) -> Part:
     """The part as QEMU is told it. `memory-backend-file` knows no sets: it opens our descriptor anew, through /proc."""
     if _is_file(part):
@@ -109,7 +115,7 @@ def reach(launch: Launch, binary: str, own: str) -> Reach:
     """
     memory = ram(launch)
     return Reach(
-        readable=(*SYSTEM, binary),
+        readable=(*SYSTEM, binary, *booted(launch).values()),
         writable=(own, *DEVICES, *(("/dev/kvm",) if launch.accel == "kvm" else ()), *((memory,) if memory else ())),
         ports=(launch.vnc_port,) if launch.vnc_port else ())
 

@@ -148,6 +148,18 @@ def balloon() -> Parts:
                             "free-page-reporting": True, "deflate-on-oom": True})]
 
 
+def small_nic(mac: str, index: int) -> Parts:
+    """Likewise on a board that has no root ports."""
+    (card,) = nic(mac, index)
+    return [Part("device", {**card.props, "bus": "pcie.0", "addr": f"0x10.{index}", "multifunction": index == 0})]
+
+
+def small_balloon() -> Parts:
+    """Likewise what gives memory back."""
+    (device,) = balloon()
+    return [Part("device", {**device.props, "bus": "pcie.0", "addr": "0x9"})]
+
+
 def nic(mac: str, index: int, *, old: bool = False) -> Parts:
     """A virtio card in root port `index`; its netdev `net<index>` is a tap that arrives as a descriptor.
 
