@@ -170,7 +170,7 @@ _cloudme_cmsshconfig() {
 complete -F _cloudme_cmsshconfig cmsshconfig
 
 _cloudme_vm() {
-    _cloudme_answer '-n --name-of -g --group -t --type -T --tty -G --graphic --via --proxy --no-start --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-n --name-of -g --group -t --type -T --tty -G --graphic --vsock --via --proxy --no-start --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --via:none --accel:=auto=kvm=tcg --realm:realms' \
         'machines'
 }
@@ -212,8 +212,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --vnc-port --limit --machine-type --kernel --initrd --cmdline' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --vnc-port:none --limit:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate

@@ -65,6 +65,7 @@ def wire_options(parser: Any) -> None:
 def board_options(parser: Any) -> None:
     """What a machine of its own boots, on what, and what it may take. parser: a group of options."""
     parser.add_argument("--limit", metavar="LIST", help="as vminstantiate")
+    parser.add_argument("--vsock-cid", metavar="CID", type=int, help="its number for vsock, from 3: see vm --vsock")
     parser.add_argument("--machine-type", choices=["q35", "microvm"], help="the board (default: q35)")
     complete(parser.add_argument("--kernel", metavar="FILE", help="boot this kernel"), "files")
     complete(parser.add_argument("--initrd", metavar="FILE", help="with this initial RAM disk"), "files")

@@ -21,10 +21,9 @@ def vm(args: argparse.Namespace, run: Run) -> int:
     if name is None and not sys.stdin.isatty():
         raise UsageError("a name is wanted", hint="see --help")
     given = [("--realm", args.realm), ("--group", args.group), ("--type", args.type), ("--accel", args.accel)]
+    flags = ("tty", "no_start", "vsock", "quiet", "verbose", "dry_run")
     words = ["vm", *(word for option, value in given if value for word in (option, value)),
-             *(option for option, on in (("--tty", args.tty), ("--no-start", args.no_start), ("--quiet", args.quiet),
-                                         ("--verbose", args.verbose), ("--dry-run", args.dry_run)) if on),
-             *([name] if name else [])]
+             *(f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag)), *([name] if name else [])]
     if args.command:
         words += ["--", " ".join(args.command)]
     terminal = ["-t"] if args.tty or (not args.command and sys.stdin.isatty()) else []

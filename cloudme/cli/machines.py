@@ -61,7 +61,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         vnc_port=args.vnc_port, isolate=args.isolate,
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
-        board=args.machine_type or BOARDS[0], **_kernel(args),
+        board=args.machine_type or BOARDS[0], vsock_cid=args.vsock_cid, **_kernel(args),
     )
 
 

@@ -40,6 +40,9 @@ def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[
     for role, path in files.booted(launch).items():
         fds[role] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         mine.callback(os.close, fds[role])
+    for role, path in files.devices(launch).items():
+        fds[role] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        mine.callback(os.close, fds[role])
     fds[files.OWN] = _own(launch, uid)
     mine.callback(os.close, fds[files.OWN])
     return fds

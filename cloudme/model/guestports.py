@@ -15,7 +15,7 @@ Json = Any
 class Target:
     """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it.
 
-    outside: it is reached from the host's own namespaces only.
+    outside: it is reached from the host's own namespaces only. vsock: its number for vsock(7), to be reached so.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Target:
     known_hosts_file: str
     port: int = 22
     outside: bool = False
+    vsock: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

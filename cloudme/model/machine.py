@@ -156,6 +156,9 @@ CMDLINE_MAX = 2047
 BOARDS = ("q35", "microvm")
 """Types of machines: the usual one; one without most of what a PC has (QEMU, docs/system/i386/microvm.rst)."""
 
+CID_MIN, CID_MAX = 3, (1 << 32) - 2
+"""vsock(7): the last one is any; 0, 1 and 2 are the hypervisor, a host itself and the host of a guest."""
+
 WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
 
@@ -174,6 +177,7 @@ class Machine:
     definition: the name of its definition, by which systemd runs it. With disks, it was one of ours before, and is
                again when it is withdrawn.
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
+    vsock_cid: its number for vsock(7), by which the host reaches it without any network.
     board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     """
 
@@ -200,8 +204,11 @@ class Machine:
     elsewhere: str | None = None
     board: str = BOARDS[0]
     kernel: Kernel | None = None
+    vsock_cid: int | None = None
 
     def __post_init__(self) -> None:
+        if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
+            raise UsageError(f"{self.vsock_cid} is no number of a machine for vsock", hint=f"{CID_MIN} to {CID_MAX}")
         if self.board not in BOARDS:
             raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
         if self.board == "microvm" and (self.kernel is None or self.cdrom):

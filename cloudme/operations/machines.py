@@ -56,6 +56,7 @@ class Wanted:
     limits: Limits = field(default_factory=Limits)
     board: str = BOARDS[0]
     kernel: Kernel | None = None
+    vsock_cid: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -69,6 +70,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     networks = {name: store.network_of(settings, name) for name in wanted.networks}
     if os.path.exists(store.world.machine_record(wanted.name)):
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
+    claim.check_cid(store, wanted.vsock_cid)
     claim.check_apart(wanted.isolate, wanted.net_rate, list(networks.values()))
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
     claim.check_free(host, store, first, addresses)
@@ -99,7 +101,7 @@ def _machine(
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
-        limits=wanted.limits, board=wanted.board, kernel=wanted.kernel,
+        limits=wanted.limits, board=wanted.board, kernel=wanted.kernel, vsock_cid=wanted.vsock_cid,
     )
 
 

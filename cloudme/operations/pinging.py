@@ -114,7 +114,7 @@ def _agent(host: Host, store: Store, machine: Machine) -> str | None:
 
 def _ports(host: Host, store: Store, machine: Machine, timeout_s: float) -> dict[str, str]:
     """Those of the machine to which one of the host leads: nobody sees from outside whether UDP is served."""
-    found = {}
+    found: dict[str, str] = {}
     for forward in machine.forwards:
         name = f"{forward.protocol}/{forward.guest_port}"
         if forwards.state(store, machine, forward) != "open":

@@ -123,7 +123,7 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
 
 
 def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
-    """Cards and balloon.
+    """Cards, vsock, balloon.
 
     On a `ram` there is no balloon: what a guest gives back, QEMU punches out of the file that its memory is, even where
     others have it too (softmmu/physmem.c, ram_block_discard_range; docs/system/vm-templating.rst).
@@ -131,6 +131,8 @@ def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
     small = machine.board == MICROVM
     card = hardware.small_nic if small else hardware.nic
     parts = [part for index, nic in enumerate(machine.nics) for part in card(nic.mac, index)]
+    if ram is None and machine.vsock_cid is not None:
+        parts += hardware.vsock(machine.vsock_cid)
     if ram is None and len(machine.nics) < len(hardware.ROOT_PORTS):
         parts += hardware.small_balloon() if small else hardware.balloon()
     return parts
@@ -194,7 +196,7 @@ def roles(launch: Launch) -> list[str]:
     """The role of each descriptor that QEMU inherits: sockets, taps, files, the memory, the folder of the display."""
     return [*(listener.role for listener in (*launch.monitors, *launch.chardevs)), *(tap.netdev for tap in launch.taps),
             *(role for file in files.of(launch) for role in file.descriptors),
-            *([files.RAM] if files.ram(launch) else []), *files.booted(launch), files.OWN]
+            *([files.RAM] if files.ram(launch) else []), *files.booted(launch), *files.devices(launch), files.OWN]
 
 
 def fingerprint(launch: Launch) -> str:

@@ -129,3 +129,19 @@ def test_a_command_line_is_a_line() -> None:
     for text in ("a\nb", "x" * 2048):
         with pytest.raises(UsageError):
             Kernel(cmdline=text)
+
+
+def test_a_vsock_is_the_kernels_end_handed_over_and_not_in_a_saved_state() -> None:
+    it = dataclasses.replace(machine(), vsock_cid=42)
+    made = launch.of(it, PLACE)
+    number = 10 + launch.roles(made).index("vsock")
+    assert any(f'"vhostfd":"{number}"' in word and '"guest-cid":42' in word for word in argv(made))
+    assert files.devices(made) == {"vsock": "/dev/vhost-vsock"}
+    assert not files.devices(launch.of(it, PLACE, launch.Ram(path="/r", qemu="7.2.22", use="clone")))
+    assert not files.devices(launch.of(machine(), PLACE))
+
+
+@pytest.mark.parametrize("cid", [0, 2, (1 << 32) - 1])
+def test_some_numbers_are_no_machines(cid: int) -> None:
+    with pytest.raises(UsageError):
+        dataclasses.replace(machine(), vsock_cid=cid)
