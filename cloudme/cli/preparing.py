@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         status = foreground.attend(host, one, argv, say=cli.teller(args))
         with uninterrupted():
             transaction.keep()  # volumes stay the machine's
+            host.qemu.bury(machine.uuid)  # what a QEMU that was taken over may have left behind
             folder.undo(host)
             preparing.tear_down(host, world, [machine.name], dry_run=False,
                                 say=cli.teller(args, verbose=True))
