@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,25 +99,6 @@ def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tu
         cloud.call("vmstop", "-d", "-y", "--timeout", "1", fork)
 
 
-def test_each_way_to_a_machine_is_tried(cloud: Cloud, pair: tuple[str, str]) -> None:
-    first, second = pair
-    port = str(20000 + os.getpid() % 20000)
-    cloud.run("vmexpose", first, f"{port}:22")
-    try:
-        found = {one["name"]: one for one in json.loads(cloud.run("vmping", "daily", "--json"))}
-        assert found[first]["ports"] == {"tcp/22": "open"}
-        for name in pair:
-            ways = {way: found[name][way] for way in ("ok", "arp", "ssh", "agent")}
-            assert ways == {"ok": True, "arp": "ok", "ssh": "open", "agent": "ok"}
-        cloud.run("vm", second, "--", "systemctl stop ssh.socket ssh.service")
-        failed = cloud.call("vmping", first, second)
-        assert failed.returncode == 1
-        assert [line.split()[2] for line in failed.stdout.decode().splitlines()] == ["ok", "fails"]
-        assert "ssh:closed" in failed.stdout.decode()
-    finally:
-        cloud.call("vmexpose", first, "--remove", port)
-
-
 def test_plain_ssh_and_scp_find_machines_by_their_names(
     cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
 ) -> None:
@@ -127,7 +109,8 @@ def test_plain_ssh_and_scp_find_machines_by_their_names(
     assert said.stdout.strip() == f"{tmp_path}/.ssh/config.d/cloudme-{cloud.realm}"
     config = tmp_path / ".ssh/config"
     config.write_text(config.read_text(encoding="utf-8").replace("config.d/", f"{tmp_path}/.ssh/config.d/"), "utf-8")
-    plain = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}  # ssh itself goes by passwd(5), not by HOME
+    path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
+    plain = {"PATH": path, "HOME": str(tmp_path)}  # ssh itself goes by passwd(5), not by HOME
 
     def run(*words: str) -> str:
         return subprocess.run(words, env=plain, capture_output=True, text=True, check=True, timeout=120,
@@ -145,3 +128,22 @@ def test_the_journals_of_several_machines_come_line_by_line(cloud: Cloud, pair: 
     lines = cloud.run("vmlogs", "--journal", "--tail", "20", *pair).splitlines()
     for name in pair:
         assert any(line.startswith(f"{name}  ") and line.endswith(f"said-by-{name}") for line in lines)
+
+
+def test_each_way_to_a_machine_is_tried(cloud: Cloud, pair: tuple[str, str]) -> None:
+    first, second = pair
+    port = str(20000 + os.getpid() % 20000)
+    cloud.run("vmexpose", first, f"{port}:22")
+    try:
+        found = {one["name"]: one for one in json.loads(cloud.run("vmping", "daily", "--json"))}
+        assert found[first]["ports"] == {"tcp/22": "open"}
+        for name in pair:
+            ways = {way: found[name][way] for way in ("ok", "arp", "ssh", "agent")}
+            assert ways == {"ok": True, "arp": "ok", "ssh": "open", "agent": "ok"}
+        cloud.run("vm", second, "--", "systemctl stop ssh.socket ssh.service")  # for good: this is the last test
+        failed = cloud.call("vmping", first, second)
+        assert failed.returncode == 1
+        assert [line.split()[2] for line in failed.stdout.decode().splitlines()] == ["ok", "fails"]
+        assert "ssh:closed" in failed.stdout.decode()
+    finally:
+        cloud.call("vmexpose", first, "--remove", port)
