@@ -20,11 +20,10 @@ from cloudme.model.network import Network
 from cloudme.qemu import files, hardware, taps
 
 BINARY = "qemu-system-x86_64"
-MACHINE = "q35"
 MICROVM = "microvm"
 OPTIONS = {MICROVM: "acpi=on,pcie=on,rtc=on,isa-serial=off,usb=off"}
 PLAIN = "vmport=off,hpet=off"
-"""Of the machine's type. A microvm has its virtio devices on PCI: kernels of distributions know these at once, and
+"""Options of the types of machines. A microvm has its virtio devices on PCI: kernels of distributions know these at once, and
 without ACPI nobody could press its power button (QEMU, docs/system/i386/microvm.rst)."""
 CLONES_CODE_MIB = 96
 CODE_MIB = 1024
