@@ -12,11 +12,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_interface
 
-from cloudme import claim, layout
+from cloudme import claim, index, layout
 from cloudme.errors import AlreadyExists, Busy, NotFound, UsageError
+from cloudme.model import identity
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
 from cloudme.model.machine import MAX_VCPUS, MIN_RAM_MIB, Access, Machine, Nic, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, Name
@@ -134,6 +135,17 @@ def withdraw(store: Store, definition: str) -> Machine | None:
 def find(store: Store, definition: str) -> Machine | None:
     """The machine that is defined by a definition, where it is published."""
     return next((machine for machine in store.machines() if machine.definition == definition), None)
+
+
+def check_apart(machines: Iterable[Machine]) -> None:
+    """Raises Busy where one that is not defined runs all the same, by a definition that has its id (vmrun)."""
+    known = {identity.uid(machine.uuid): machine for machine in machines if not machine.definition}
+    for name in index.names(layout.machina_run()):
+        with contextlib.suppress(FileNotFoundError):
+            owner = os.stat(os.path.join(layout.machina_run(), name)).st_uid
+            if owner in known and index.held(layout.machina_lock(name)):
+                raise Busy(f"'{known[owner].name}' runs, as the definition '{name}' has it",
+                           hint="Ctrl-C where vmrun runs it")
 
 
 def refuse(machine: Machine, what: str, hint: str) -> None:

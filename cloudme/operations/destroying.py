@@ -173,6 +173,12 @@ def plan(host: Host, site: Site, machine: Merged, place: Place, *, keep_readonly
         readonly = pool.readonly or pool.kind in READ_ONLY
         if not readonly:
             spots.append(spot)
+        if not os.path.isdir(spot.pool):
+            wrong.append(f"{spot.path}: there is no folder {spot.pool}: is its disk mounted?")
+            continue
+        if not os.path.lexists(spot.path):
+            left.append(f"{spot.path} is not there")
+            continue
         with reported(spot.path), contextlib.suppress(FileNotFoundError), spot.folder() as folder:
             found = os.stat(spot.parts[-1], dir_fd=folder, follow_symlinks=False)
             if readonly or not found.st_mode & WRITABLE:

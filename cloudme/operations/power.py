@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import forwards, layout, place
+from cloudme import defined, forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, NotFound, NotPermitted, PeerError, StoreError, TimedOut
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
@@ -50,6 +50,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
 
 def check(host: Host, store: Store, machines: Sequence[Machine], networks: Iterable[Network]) -> None:
     """Everything that can be known before a start of machines on these networks."""
+    defined.check_apart(machines)
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
     for network in networks:
@@ -122,6 +123,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     own = [machine for machine in machines if not machine.definition]
+    defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
         others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
         host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
@@ -199,11 +201,13 @@ class StartUnit:
         while not self.store.is_running(self.machine):
             (state,) = host.units.states([self.unit])
             if state.active not in ("active", "activating", "reloading"):
-                raise PeerError(f"'{self.machine.name}' ended at once", hint=f"journalctl --unit {self.unit}")
+                raise PeerError(f"'{self.machine.name}' ended at once", hint=host.units.last_words(self.unit))
             if time.monotonic() >= deadline:
                 raise TimedOut(f"'{self.machine.name}' does not run yet", hint=f"journalctl --unit {self.unit}")
             time.sleep(LOOK_S)
 
     def undo(self, host: Host) -> None:
-        if self.started:
+        """What could not be started is not tried again by systemd, either."""
+        (state,) = host.units.states([self.unit])
+        if self.started or state.active == "activating":
             host.units.stop([self.unit])

@@ -11,6 +11,7 @@ import pytest
 
 from cloudme import everyone, index, layout
 from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, UsageError
+from cloudme.model import identity
 from cloudme.model.machine import Forward
 from cloudme.model.steps import Transaction
 from cloudme.operations import clones, consoles, exposing, forks, limiting, machines, networks, power
@@ -47,6 +48,22 @@ def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
     with pytest.raises(PeerError, match="'two' ended at once"):
         site.start(one, two)
     assert not site.store.is_running(one) and "stop machina-one.service" in site.units.said
+
+
+def test_a_machine_that_its_definition_runs_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = site.clone()
+    site.stop(ours)
+    monkeypatch.setattr(identity, "uid", lambda uuid: os.geteuid() if uuid == ours.uuid else 1)
+    os.makedirs(f"{layout.machina_run()}/other")
+    lock = take_lock(layout.machina_lock("other"))
+    with pytest.raises(Busy, match="runs, as the definition 'other' has it"):
+        site.start(ours)
+    with pytest.raises(Busy):
+        site.stop(ours)
+    with pytest.raises(Busy):
+        clones.destroy(Transaction(site.host, print), site.store, [ours])
+    os.close(lock)
+    assert site.start(ours) == [ours]
 
 
 def test_without_a_unit_or_systemd_it_is_said_what_to_type(site: Site) -> None:
