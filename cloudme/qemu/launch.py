@@ -23,7 +23,7 @@ BINARY = "qemu-system-x86_64"
 MICROVM = "microvm"
 OPTIONS = {MICROVM: "acpi=on,pcie=on,rtc=on,isa-serial=off,usb=off"}
 PLAIN = "vmport=off,hpet=off"
-"""Options of the types of machines. A microvm has its virtio devices on PCI, which kernels of distributions know at once;
+"""Options of types of machines. A microvm has its virtio devices on PCI, which kernels of distributions know at once;
 without ACPI nobody could press its power button (QEMU, docs/system/i386/microvm.rst)."""
 CLONES_CODE_MIB = 96
 CODE_MIB = 1024
