@@ -109,6 +109,14 @@ def _reserve(store: Store, machine: Machine, before: Sequence[Nic]) -> None:
         store.release(network, machine.name)
 
 
+def check(store: Store, machines: Sequence[Merged]) -> None:
+    """Raises Busy where a machine of ours with the id of one runs, and not by systemd."""
+    wanted = {merged.uuid for merged in machines}
+    for machine in store.machines():
+        if machine.uuid in wanted:
+            _check_stopped(store, machine)
+
+
 def withdraw(store: Store, definition: str) -> Machine | None:
     """Undo `publish`, by the name of a definition; None where there is nothing to undo. Raises Busy where it runs."""
     with store.locked():
@@ -162,8 +170,7 @@ def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Mach
         if machine.definition not in (None, definition):
             raise AlreadyExists(f"definition '{machine.definition}' has the id of '{definition}'",
                                 hint=f"sudo vmunit remove {machine.definition}")
-        if not machine.definition and store.is_running(machine):
-            raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
+        _check_stopped(store, machine)
         return machine
     with contextlib.suppress(NotFound):
         other = store.machine(name)
@@ -173,6 +180,11 @@ def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Mach
         what = f"that of definition '{other.definition}'" if other.definition else "with another id"
         raise AlreadyExists(f"there is a machine '{name}' already, {what}", hint="vmrunning -a lists them")
     return None
+
+
+def _check_stopped(store: Store, machine: Machine) -> None:
+    if not machine.definition and store.is_running(machine):
+        raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
 
 
 def _addressed(store: Store, machine: Machine, old: Machine | None) -> Machine:

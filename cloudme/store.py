@@ -266,7 +266,8 @@ class Store(Networks):
         if vsock and machine.vsock_cid is None:
             raise NotFound(f"'{machine.name}' has no vsock", hint="vmcreate --machine --vsock-cid makes one that has")
         if machine.address is None and not vsock:
-            raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}")
+            raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}"
+                           if not machine.definition else "connections.0.ip in its definition")
         return Target(
             name=machine.name, address=machine.address or f"vsock-{machine.vsock_cid}", user=machine.access.user,
             key_file=self._key_file(machine),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cloudme.formats.definitions import Site
     from cloudme.model.definitions.nouns import Merged
+    from cloudme.model.machine import Machine
     from cloudme.model.ports import Host
     from cloudme.qemu.definitions.command import Ground
 
@@ -60,14 +61,15 @@ def site(args: argparse.Namespace, *, host_wanted: bool = True, quiet: bool = Fa
     return definitions.read(host_file, machines, run=layout.machina_run())
 
 
-def publish(args: argparse.Namespace, host: Host, machines: Sequence[Merged], site: Site) -> None:
+def publish(args: argparse.Namespace, host: Host, machines: Sequence[Merged], site: Site) -> list[Machine]:
     """Make them machines of the store. Raises as `defined.publish` does."""
     from cloudme import defined
     from cloudme.operations import networks
 
     store = cli.store(args)
-    defined.publish(host, store, machines, site.host)
+    published = defined.publish(host, store, machines, site.host)
     networks.refresh_names(host, store)
+    return published
 
 
 def ground() -> Ground:

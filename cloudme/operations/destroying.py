@@ -199,10 +199,12 @@ def _idle(host: Host, machine: Merged, place: Place) -> None:
     """Raises Busy where it runs, or a unit would start it; NotPermitted where it is a machine of our store, too."""
     units = [layout.unit(machine.name), layout.unit(f"swtpm-{machine.name}")]
     if not place.root:
-        if index.held(layout.machina_lock(machine.name)):
-            raise Busy(f"'{machine.name}' runs", hint=f"sudo systemctl stop {units[0]}")
         states = host.units.states(units) if host.units.running() else []
-        if active := [state.name for state in states if state.active not in ("inactive", "failed")]:
+        active = [state.name for state in states if state.active not in ("inactive", "failed")]
+        if index.held(layout.machina_lock(machine.name)):
+            raise Busy(f"'{machine.name}' runs", hint=f"sudo systemctl stop {units[0]}" if active
+                       else f"sudo vmstop {machine.definition.name.plain}")
+        if active:
             raise Busy(f"{active[0]} is active", hint=f"sudo systemctl stop {units[0]}")
     there = f" --root {place.root}" if place.root else ""
     for unit in units:

@@ -10,7 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cloudme import defined, forwards, layout, place
-from cloudme.errors import Busy, HostUnavailable, NotFound, NotPermitted, PeerError, StoreError, TimedOut
+from cloudme.errors import (
+    Busy,
+    HostUnavailable,
+    NotFound,
+    NotPermitted,
+    PeerError,
+    StoreError,
+    TimedOut,
+    UsageError,
+)
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -63,7 +72,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
-    _check_units(host, [machine for machine in machines if machine.definition])
+    _check_units(host, store, [machine for machine in machines if machine.definition])
     for machine in [machine for machine in machines if not machine.definition]:
         if machine.vsock_cid is not None:
             _check_vsock(host, machine)
@@ -90,15 +99,22 @@ def _check_vsock(host: Host, machine: Machine) -> None:
                            hint=f"sudo chmod 666 {hardware.VSOCK_DEVICE}")
 
 
-def _check_units(host: Host, machines: Sequence[Machine]) -> None:
-    """Raises HostUnavailable, NotFound where systemd cannot start machines that are defined."""
+def _check_units(host: Host, store: Store, machines: Sequence[Machine]) -> None:
+    """Raises HostUnavailable, NotFound where systemd cannot start machines that are defined; UsageError for those that
+    run, and not by it: who does would tear down what it has prepared."""
     if not machines:
         return
-    if not host.units.running():
+    there = host.units.running()
+    states = host.units.states(_units(machines)) if there else [None] * len(machines)
+    for machine, unit in zip(machines, states, strict=True):
+        if store.is_running(machine) and (unit is None or unit.active in ("inactive", "failed")):
+            raise UsageError(f"vmrun runs '{machine.name}', and ends with it",
+                             hint=f"vmstop {machine.name}; vmrun {machine.definition}")
+    if not there:
         raise HostUnavailable(f"'{machines[0].name}' is systemd's to start, and this host does not run it",
                               hint=f"vmrun {machines[0].definition}")
-    for machine, unit in zip(machines, host.units.states(_units(machines)), strict=True):
-        if unit.load == "not-found":
+    for machine, unit in zip(machines, states, strict=True):
+        if unit and unit.load == "not-found":
             raise NotFound(f"'{machine.name}' is defined, and has no unit", hint=f"sudo vmunit generate "
                            f"{machine.definition}")
 

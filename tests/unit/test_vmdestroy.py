@@ -171,7 +171,7 @@ def test_not_while_it_runs(destroy: Destroy, disks: Disks) -> None:
     lock = take_lock(str(folder / "lock"))
     ended = refused(destroy, disks, *YES)
     os.close(lock)
-    assert (ended.status, "'vm' runs" in ended.stderr) == (75, True)
+    assert (ended.status, "'vm' runs\nvmdestroy: (sudo vmstop vm)" in ended.stderr) == (75, True)
     assert destroy(*YES).status == 0
 
 
