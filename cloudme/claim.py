@@ -16,7 +16,7 @@ from cloudme.model.names import Name
 from cloudme.model.network import Network, check_address, slaac
 from cloudme.model.ports import Host
 from cloudme.model.steps import deferred
-from cloudme.store import TEMPLATE_PREFIX, Networks, Store
+from cloudme.store import TEMPLATE_PREFIX, Networks, Store, everywhere
 
 
 @dataclass(slots=True)
@@ -87,6 +87,13 @@ def addresses(store: Store, network: Network, count: int, but: Sequence[str] = (
                    for realm in ("", *index.names(os.path.join(store.world.data, "realms")))]
     taken = {address for world in worlds for address in Networks(world).owners(network.name)}
     return shared.free(network, taken | set(but), count)
+
+
+def check_cid(store: Store, cid: int | None) -> None:
+    """Raises AlreadyExists where a machine of this home has that number for vsock: it is the whole host's."""
+    taken = everywhere(store.world, lambda machine: cid is not None and machine.vsock_cid == cid)
+    if taken:
+        raise AlreadyExists(f"{cid} is the number of '{next(iter(taken))}' for vsock", hint="choose another one")
 
 
 def check_apart(isolate: bool, net_rate: int | None, networks: Sequence[Network]) -> None:

@@ -25,13 +25,16 @@ def reported(path: str) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: {error.strerror}", hint=hint) from error
 
 
-def write_atomic(path: str, text: str, *, mode: int = 0o644) -> None:
-    """Write `text` so that a crash leaves the old file or the new one: tmp, fsync, rename, fsync of the folder."""
+def write_atomic(path: str, text: str, *, mode: int = 0o644, errors: str = "strict") -> None:
+    """Write `text` so that a crash leaves the old file or the new one: tmp, fsync, rename, fsync of the folder.
+
+    errors: of str.encode.
+    """
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     with reported(path):
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
+            with os.fdopen(fd, "w", encoding="utf-8", errors=errors) as file:
                 os.fchmod(fd, mode)  # whatever the umask is: dnsmasq reads some of these as its own user
                 file.write(text)
                 file.flush()

@@ -15,6 +15,7 @@ from cloudme.model.machine import Machine
 from cloudme.model.ports import Host, Monitor
 from cloudme.store import Store
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 GREETING_S = 1
@@ -67,7 +68,9 @@ def monitor(host: Host, speaker: Speaker) -> Iterator[Monitor]:
         yield found
 
 
-def each(speakers: Sequence[Speaker], work: Callable[[Speaker], T]) -> list[T | CloudMeError]:
+def each(
+    speakers: Sequence[Speaker], work: Callable[[Speaker], T], *, at_once: int = AT_ONCE,
+) -> list[T | CloudMeError]:
     """What `work` returns for each of them, or the error that it raised: all at once, none waits for another."""
     def one(speaker: Speaker) -> T | CloudMeError:
         try:
@@ -75,7 +78,12 @@ def each(speakers: Sequence[Speaker], work: Callable[[Speaker], T]) -> list[T | 
         except CloudMeError as error:
             return error
 
-    if not speakers:
+    return all_at_once(speakers, one, at_once)
+
+
+def all_at_once(things: Sequence[S], work: Callable[[S], T], at_once: int) -> list[T]:
+    """Like map(), in so many threads."""
+    if not things:
         return []
-    with ThreadPoolExecutor(max_workers=min(len(speakers), AT_ONCE)) as pool:
-        return list(pool.map(one, speakers))
+    with ThreadPoolExecutor(max_workers=min(len(things), at_once)) as pool:
+        return list(pool.map(work, things))

@@ -261,16 +261,18 @@ class Store(Networks):
     def is_running(self, machine: Machine) -> bool:
         return index.held(layout.lock(self.folder(machine)))
 
-    def target(self, machine: Machine) -> Target:
-        """Where ssh goes to reach the machine. Raises NotFound where it has no address of ours."""
-        if machine.address is None:
+    def target(self, machine: Machine, *, vsock: bool = False) -> Target:
+        """Where ssh goes to reach the machine. Raises NotFound where it has no address of ours, or no vsock."""
+        if vsock and machine.vsock_cid is None:
+            raise NotFound(f"'{machine.name}' has no vsock", hint="vmcreate --machine --vsock-cid makes one that has")
+        if machine.address is None and not vsock:
             raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}"
                            if not machine.definition else "connections.0.ip in its definition")
         return Target(
-            name=machine.name, address=machine.address, user=machine.access.user,
+            name=machine.name, address=machine.address or f"vsock-{machine.vsock_cid}", user=machine.access.user,
             key_file=self._key_file(machine),
             known_hosts_file=os.path.join(self.folder(machine), "known_hosts"),
-            outside=self.is_outside(machine),
+            outside=self.is_outside(machine), vsock=machine.vsock_cid if vsock else None,
         )
 
     def is_outside(self, machine: Machine) -> bool:

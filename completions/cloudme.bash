@@ -113,7 +113,7 @@ _cloudme_answer() {
 }
 
 _cloudme_cmcheck() {
-    _cloudme_answer '--fix --persist --bridge --nic --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '--fix --persist --bridge --nic --vfio --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --nic:none --root:folders --realm:realms' \
         '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=limits=apparmor=time*'
 }
@@ -162,9 +162,16 @@ _cloudme_cmnet() {
 }
 complete -F _cloudme_cmnet cmnet
 
+_cloudme_cmsshconfig() {
+    _cloudme_answer '--include --remove --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        ''
+}
+complete -F _cloudme_cmsshconfig cmsshconfig
+
 _cloudme_vm() {
-    _cloudme_answer '-n --name-of -g --group -t --type -T --tty -G --graphic --proxy --no-start --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -g --group -t --type -T --tty -G --graphic --vsock --via --proxy --no-start --accel --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --via:none --accel:=auto=kvm=tcg --realm:realms' \
         'machines'
 }
 complete -F _cloudme_vm vm
@@ -205,8 +212,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
@@ -275,11 +282,18 @@ _cloudme_vmlaunch() {
 complete -F _cloudme_vmlaunch vmlaunch
 
 _cloudme_vmlogs() {
-    _cloudme_answer '-n --name-of -g --group -t --type -f --follow --qemu -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --realm:realms' \
-        'machines'
+    _cloudme_answer '-n --name-of -g --group -t --type -f --follow --journal --qemu --tail -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines -g:groups --group:groups -t:types --type:types --tail:none --realm:realms' \
+        'machines*'
 }
 complete -F _cloudme_vmlogs vmlogs
+
+_cloudme_vmmem() {
+    _cloudme_answer '-g --group -t --type --timeout --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
+        'machines*'
+}
+complete -F _cloudme_vmmem vmmem
 
 _cloudme_vmobserve() {
     _cloudme_answer '-g --group -t --type --json -h --help --version -v --verbose -q --quiet --realm' \
@@ -287,6 +301,13 @@ _cloudme_vmobserve() {
         'machines*'
 }
 complete -F _cloudme_vmobserve vmobserve
+
+_cloudme_vmping() {
+    _cloudme_answer '-g --group -t --type --timeout --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
+        'machines,groups*'
+}
+complete -F _cloudme_vmping vmping
 
 _cloudme_vmprepare() {
     _cloudme_answer '--host-config --root -a --all --tpm --dry-run -h --help --version -v --verbose -q --quiet --realm' \
@@ -330,8 +351,15 @@ _cloudme_vmstart() {
 }
 complete -F _cloudme_vmstart vmstart
 
+_cloudme_vmstatus() {
+    _cloudme_answer '-g --group -t --type --agent --watch --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-g:groups --group:groups -t:types --type:types --realm:realms' \
+        'machines,groups*'
+}
+complete -F _cloudme_vmstatus vmstatus
+
 _cloudme_vmstop() {
-    _cloudme_answer '-g --group -t --type -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -a --all -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }

@@ -76,6 +76,9 @@ class FakeRun:
         self.calls.append(list(argv))
         return 0
 
+    def become(self, argv: Sequence[str]) -> None:
+        self.calls.append(list(argv))
+
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         if mark not in self.daemons:
             return number == 0 and os.path.exists(pid_file)
@@ -90,16 +93,38 @@ class FakeRun:
 
 
 @dataclass
+class FakeBalloon:
+    """heeds: how many bytes a telling takes it towards its goal. says: whether its guest tells."""
+
+    ram: int
+    left: int
+    used: int = 0
+    heeds: int = 1 << 40
+    says: bool = True
+
+    def answer(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        if command == "balloon":
+            step = arguments["value"] - self.left
+            self.left += max(min(step, self.heeds), -self.heeds)
+        free = self.ram - self.used - (self.ram - self.left)
+        stats = {"stat-total-memory": self.ram, "stat-available-memory": free, "stat-swap-in": (1 << 64) - 1}
+        return {"query-balloon": {"actual": self.left}, "query-memory-size-summary": {"base-memory": self.ram},
+                "qom-get": {"last-update": 1 << 40, "stats": stats} if self.says else {"last-update": 0, "stats": {}},
+                }.get(command, {})
+
+
+@dataclass
 class FakeMonitor:
     """What it was told, in order. A state that is saved is a file with a word in it.
 
-    answers: by command; what is an error is raised. links: netdevs that were set up or down.
+    answers: by command; what is an error is raised. links: netdevs that were set up or down. balloon: None for none.
     """
 
     agent_open: bool = True
     executed: list[str] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
     links: dict[str, bool] = field(default_factory=dict)
+    balloon: FakeBalloon | None = None
 
     def execute(self, command: str, **arguments: Any) -> Any:
         self.executed.append(command)
@@ -111,11 +136,11 @@ class FakeMonitor:
             return self.answers[command]
         if command == "query-chardev":
             return [{"label": "agent", "frontend-open": self.agent_open}]
-        return {}
+        return self.balloon.answer(command, arguments) if self.balloon else {}
 
     def execute_until(self, event: str, command: str, *, timeout_s: float, **arguments: Any) -> bool:
         self.executed.append(command)
-        return command == "set_link"
+        return command in ("set_link", "device_del")
 
     def lend(self, name: str, path: str, *, write: bool = False) -> None:
         if write:
@@ -149,7 +174,7 @@ class FakeHypervisor:
     """Machines that 'run' hold their real lock in this process. `refuse` names those whose QEMU ends at once.
 
     pressed: the monitors by which machines were shut down. deaf: those who do not go.
-    refused: what is raised for a monitor, by a part of its path.
+    refused: what is raised for a monitor, by a part of its path. numbers: pids, by lock.
     """
 
     kvm: bool = False
@@ -164,6 +189,7 @@ class FakeHypervisor:
     pressed: list[str] = field(default_factory=list)
     deaf: set[str] = field(default_factory=set)
     refused: dict[str, CloudMeError] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         if launch.name in self.refuse:
@@ -193,6 +219,9 @@ class FakeHypervisor:
     def kill(self, lock: str) -> None:
         if lock in self.running:
             os.close(self.running.pop(lock))
+
+    def pids(self, locks: Sequence[str]) -> Mapping[str, int]:
+        return {lock: self.numbers[lock] for lock in locks if lock in self.numbers}
 
     def version(self) -> str:
         return self.number
@@ -383,11 +412,13 @@ class FakeNet:
 
 @dataclass
 class FakeShell:
-    """Answers by machine name; a machine that is not named ends with status 0."""
+    """Answers by machine name; a machine that is not named ends with status 0. ports: of a machine, which are not open.
+    """
 
     answers: dict[str, Ended] = field(default_factory=dict)
     probes: dict[str, list[str]] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
+    ports: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         self.commands.append((target.name, command))
@@ -397,6 +428,14 @@ class FakeShell:
         script = self.probes.get(target.name, ["ready"])
         return script.pop(0) if len(script) > 1 else script[0]
 
+
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        return self.ports.get((target.name, target.port), "open")
+
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        ended = self.run(target, command)
+        heard(ended.stdout)
+        return ended.status
 
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         self.commands.append((target.name, f"{command or 'shell'}{' on a terminal' if tty else ''}"))

@@ -73,6 +73,17 @@ def wire_options(parser: Any) -> None:
                         "ssh=22,nodes=30000-32767,dns=53/udp; none; all (default: all)")
 
 
+def board_options(parser: Any) -> None:
+    """What a machine of its own boots, on what, and what it may take. parser: a group of options."""
+    parser.add_argument("--limit", metavar="LIST", help="as vminstantiate")
+    parser.add_argument("--vsock-cid", metavar="CID", type=int, help="its number for vsock, from 3: see vm --vsock")
+    parser.add_argument("--machine-type", choices=["q35", "microvm"], help="the board (default: q35)")
+    complete(parser.add_argument("--kernel", metavar="FILE", help="boot this kernel"), "files")
+    complete(parser.add_argument("--initrd", metavar="FILE", help="with this initial RAM disk"), "files")
+    parser.add_argument("--cmdline", metavar="TEXT", help="and this command line (default: root=/dev/vda1 ro "
+                        "console=ttyS0)")
+
+
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:
     complete(parser.add_argument("-g", "--group", metavar="GROUP", **{"help": "the machines of this group", **more}),
              "groups")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from cloudme import cli, forwards
 from cloudme.cli import images, selection
@@ -11,11 +12,14 @@ from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, openports, units
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Limits, Machine, Shape
+from cloudme.model.machine import BOARDS, INITRD, KERNEL, Kernel, Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.model.ports import Host
 from cloudme.operations import machines, networks
+
+CMDLINE = "root=/dev/vda1 ro console=ttyS0"
+"""Where the images of distributions have their root."""
 
 KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-")
 """How a line of authorized_keys begins that is a key and nothing else (sshd(8))."""
@@ -58,7 +62,21 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
         ports=openports.read(args.ports) if args.ports else None,
+        board=args.machine_type or BOARDS[0], vsock_cid=args.vsock_cid, **_kernel(args),
     )
+
+
+def _kernel(args: argparse.Namespace) -> dict[str, Any]:
+    """What is booted, and the files. Raises UsageError, NotFound."""
+    files = {name: path for name, path in ((KERNEL, args.kernel), (INITRD, args.initrd)) if path}
+    if not args.kernel:
+        if args.initrd or args.cmdline is not None:
+            raise UsageError("--initrd and --cmdline go with --kernel")
+        return {"kernel": None}
+    for path in files.values():
+        if not os.path.isfile(path):
+            raise NotFound(f"there is no file '{path}'")
+    return {"kernel": Kernel(cmdline=args.cmdline or CMDLINE, initrd=bool(args.initrd)), "files": files}
 
 
 def update(args: argparse.Namespace) -> None:

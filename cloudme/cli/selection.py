@@ -39,6 +39,24 @@ def machines(args: argparse.Namespace, store: Store) -> list[Machine]:
     return found
 
 
+def either(args: argparse.Namespace, store: Store) -> list[Machine]:
+    """The machines that words and options choose, each once; a word is a machine's name, a group's, or the start of a
+    machine's. Without any all machines. Raises NotFound, UsageError."""
+    if args.group or not args.names:
+        return machines(args, store) if args.names or args.group else store.machines(type=args.type)
+    everything = store.machines()
+    groups = {machine.group for machine in everything}
+    known = {str(machine.name): machine for machine in everything}
+    found: dict[str, Machine] = {}
+    for word in args.names:
+        if word in groups and word not in known:
+            found |= {machine.name: machine for machine in everything if machine.group == word}
+        else:
+            name = named(store, word)
+            found[name] = known.get(name) or store.machine(name)
+    return [machine for machine in found.values() if args.type in (None, machine.type)]
+
+
 def named(store: Store, text: str, known: Sequence[str] | None = None) -> str:
     """The name of the machine that `text` is, or begins, or that is defined by that name.
 

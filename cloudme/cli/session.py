@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 
 from cloudme import cli, defined, layout
-from cloudme.errors import TimedOut
+from cloudme.errors import HostUnavailable, TimedOut
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
 from cloudme.operations import power, readiness
+from cloudme.qemu.hardware import VSOCK_DEVICE as VSOCK
 from cloudme.store import Store
 
 PASSWORD_LETTERS, PASSWORD_S = 8, 60
@@ -19,7 +21,9 @@ PASSWORD_LETTERS, PASSWORD_S = 8, 60
 def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) -> int:
     """Returns the exit status of the session or the command."""
     command = " ".join(args.command) or None
-    target = store.target(machine)
+    target = store.target(machine, vsock=args.vsock)
+    if args.vsock and not os.path.exists(VSOCK):
+        raise HostUnavailable(f"this host has no {VSOCK}", hint="sudo modprobe vhost_vsock")
     started = _start(args, host, store, machine)
     if args.dry_run:
         return 0
@@ -28,7 +32,8 @@ def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) 
             return host.shell.interactive(target, command, tty=args.tty)
         except TimedOut:
             cli.teller(args)(f"'{machine.name}' runs, but is not ready yet")
-    readiness.wait(host, store, [machine], "ssh", timeout_s=cli.settings(args).boot_timeout_s, say=cli.teller(args))
+    readiness.wait(host, store, [machine], "booted" if args.vsock else "ssh",
+                   timeout_s=cli.settings(args).boot_timeout_s, say=cli.teller(args))
     return host.shell.interactive(target, command, tty=args.tty)
 
 

@@ -9,7 +9,19 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, TypeVar
 
 from cloudme.errors import CloudMeError, StoreError
-from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Port, Shape, Template
+from cloudme.model.machine import (
+    Access,
+    Disk,
+    Forward,
+    Image,
+    Kernel,
+    Limits,
+    Machine,
+    Nic,
+    Port,
+    Shape,
+    Template,
+)
 from cloudme.model.names import DefinitionName, ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.warm import Kind, Manifest, Stamp
@@ -82,6 +94,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "forwards": tuple(Forward(**forward) for forward in raw.get("forwards", [])),
         "limits": Limits(**raw.get("limits", {})), "definition": _maybe(DefinitionName, raw.get("definition")),
         "ports": None if raw.get("ports") is None else tuple(_port(port) for port in raw["ports"]),
+        "kernel": Kernel(**raw["kernel"]) if raw.get("kernel") else None,
     })
 
 

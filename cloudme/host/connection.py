@@ -118,7 +118,7 @@ def _greeted(target: Target, deadline: float, outside: Outside | None) -> socket
             (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 2),
             (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 6),
             (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000),
-        ):
+        ) if target.vsock is None else ():
             peer.setsockopt(level, option, value)
         poller = select.poll()
         poller.register(peer, select.POLLIN)
@@ -139,11 +139,13 @@ def _reached(target: Target, deadline: float, outside: Outside | None) -> socket
     while True:
         left = deadline - time.monotonic()
         try:
+            if target.vsock is not None:
+                return sockets.by_vsock(target.vsock, target.port, max(left, 0.1))
             return sockets.connected(target.address, target.port, max(min(patience_s, left), 0.1), outside)
         except ConnectionRefusedError:
             raise NotReady("closed") from None
         except OSError:
-            if left <= patience_s:
+            if left <= patience_s or target.vsock is not None:
                 raise NotReady("unreachable") from None
         patience_s *= 1.5
 

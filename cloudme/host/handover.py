@@ -37,6 +37,12 @@ def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[
     if memory := files.ram(launch):
         fds[files.RAM] = os.open(memory, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         mine.callback(os.close, fds[files.RAM])
+    for role, path in files.booted(launch).items():
+        fds[role] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        mine.callback(os.close, fds[role])
+    for role, path in files.devices(launch).items():
+        fds[role] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        mine.callback(os.close, fds[role])
     fds[files.OWN] = _own(launch, uid)
     mine.callback(os.close, fds[files.OWN])
     return fds

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from cloudme import index
 from cloudme.errors import NotFound, NotPermitted
@@ -64,30 +64,54 @@ def kill(lock: str, timeout_s: float) -> None:
 def open_by(path: str) -> int:
     """The pid of the process that holds the lock on `path`, the youngest of those that share it: who starts one has it,
     too, for a moment. Raises NotPermitted, NotFound."""
-    wanted = _file(path)
-    hidden, holding = False, []
+    found, hidden = _scan([_file(path)])
+    if found[0]:
+        return max(found[0], key=_began)
+    if hidden:
+        raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
+    raise NotFound(f"nobody has {path} open")
+
+
+def all_of(paths: Sequence[str]) -> dict[str, int]:
+    """Likewise of several locks, by one look at all processes; those that cannot be seen are left out."""
+    files = {}
+    for path in paths:
+        with contextlib.suppress(NotFound):
+            files[path] = _file(path)
+    found, _ = _scan(list(files.values())) if files else ([], False)
+    return {path: max(pids, key=_began) for path, pids in zip(files, found, strict=True) if pids}
+
+
+def _scan(files: Sequence[os.stat_result]) -> tuple[list[list[int]], bool]:
+    """For each file the processes that hold its lock; and whether processes were hidden from us."""
+    wanted = {(file.st_dev, file.st_ino): number for number, file in enumerate(files)}
+    hidden = False
+    holding: list[list[int]] = [[] for _ in files]
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
-            with os.scandir(f"/proc/{entry}/fd") as descriptors:
-                for descriptor in descriptors:
-                    with contextlib.suppress(FileNotFoundError):
-                        found = os.stat(descriptor.path)
-                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) \
-                                and _locked(entry, descriptor.name):
-                            holding.append(int(entry))
-                            break
+            for number in _holding(entry, wanted):
+                holding[number].append(int(entry))
         except PermissionError:
             hidden = hidden or os.geteuid() != 0  # nothing is hidden from root but what is just ending
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise
-    if holding:
-        return max(holding, key=_began)
-    if hidden:
-        raise NotPermitted(f"{path} is held by another user's process", hint="run it with sudo")
-    raise NotFound(f"nobody has {path} open")
+    return holding, hidden
+
+
+def _holding(pid: str, wanted: Mapping[tuple[int, int], int]) -> set[int]:
+    """Which of the wanted files' locks a process holds. wanted: device and inode -> its number."""
+    found = set()
+    with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        for descriptor in descriptors:
+            with contextlib.suppress(FileNotFoundError):
+                file = os.stat(descriptor.path)
+                number = wanted.get((file.st_dev, file.st_ino))
+                if number is not None and _locked(pid, descriptor.name):
+                    found.add(number)
+    return found
 
 
 def _file(path: str) -> os.stat_result:

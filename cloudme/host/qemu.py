@@ -9,7 +9,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -178,6 +178,9 @@ class Qemu:
 
     def kill(self, lock: str) -> None:
         holders.kill(lock, QUIT_S)
+
+    def pids(self, locks: Sequence[str]) -> Mapping[str, int]:
+        return holders.all_of(locks)
 
     @cache  # noqa: B019  one adapter a process
     def version(self) -> str:

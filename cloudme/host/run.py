@@ -123,6 +123,12 @@ class Programs:
                 status = process.wait()
         return 128 - status if status < 0 else status
 
+    def become(self, argv: Sequence[str]) -> None:
+        path = shutil.which(argv[0])
+        if path is None:
+            raise MissingProgram(argv[0], package=PACKAGES.get(argv[0]))
+        os.execv(path, list(argv))  # noqa: S606  no shell is wanted
+
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         """The pidfd is opened before the command line is looked at: the signal cannot reach a successor of the pid."""
         try:

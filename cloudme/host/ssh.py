@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cloudme.errors import PeerError, TimedOut
-from cloudme.host import terminal
+from cloudme.host import knock, terminal
 from cloudme.model.ports import Ended, Outside, Progress, Target
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class Ssh:
             return short.stage
         return "ready"
 
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        return knock.at(target, greeting, timeout_s, self._outside)
+
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         deadline = time.monotonic() + timeout_s
         out, err = bytearray(), bytearray()
@@ -63,6 +66,12 @@ class Ssh:
             if time.monotonic() < deadline:
                 raise
             raise TimedOut(f"'{command}' on '{target.name}' took more than {timeout_s:g} s") from None
+
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        with _channel(target, CONNECT_S, self._outside) as channel:
+            channel.exec_command(command)
+            channel.shutdown_write()
+            return _status(target, channel, _drain(channel, heard, heard))
 
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         on_terminal = os.isatty(STDIN) if command is None else tty

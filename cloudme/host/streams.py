@@ -114,9 +114,10 @@ class Standard:
             pump(flows, lambda: all(flow.ended for flow in flows))
 
 
-def follow(path: str, alive: Callable[[], bool]) -> Iterator[bytes]:
-    """What is in the file, then what is added to it, until `alive` says no and all is read."""
+def follow(path: str, alive: Callable[[], bool], start: int = 0) -> Iterator[bytes]:
+    """What is in the file from `start` on, then what is added to it, until `alive` says no and all is read."""
     with open(path, "rb", buffering=0) as file, _watched(path) as watch:
+        file.seek(start)
         living = True
         while True:
             while data := file.read(1 << 16):

@@ -37,12 +37,17 @@ class Sysfs:
             return None
         return PciDevice(
             address=address, driver=_link(folder, "driver"), group=_link(folder, "iommu_group"),
-            bridge=_read(folder, "class").startswith(BRIDGE), cards=tuple(_names(folder, "net")),
+            bridge=_read(folder, "class").startswith(BRIDGE), kind=_read(folder, "class").removeprefix("0x")[:4],
+            model=":".join(filter(None, (_read(folder, file).removeprefix("0x") for file in ("vendor", "device")))),
+            cards=tuple(_names(folder, "net")),
             disks=tuple(self._disks(folder)))
 
     def group(self, number: str) -> Sequence[PciDevice]:
         found = [self.pci(address) for address in _names(self._at(GROUPS, number, "devices"))]
         return [device for device in found if device]
+
+    def groups(self) -> Sequence[str]:
+        return _names(self._at(GROUPS))
 
     def has_driver(self, driver: str) -> bool:
         return os.path.isdir(self._at(PCI, "drivers", driver))

@@ -16,6 +16,7 @@ class PciDevice:
     """A PCI device. driver: '' for none. group: the number of its IOMMU group, '' where there is no IOMMU.
 
     bridge:  it is part of the bus.
+    kind:    its class, as '0300'; model: vendor and device, as '10de:1b80' (pci.ids); '' for what is not told.
     cards:   the links of its network cards.   disks: those behind it that are mounted, or otherwise in use.
     """
 
@@ -23,6 +24,8 @@ class PciDevice:
     driver: str = ""
     group: str = ""
     bridge: bool = False
+    kind: str = ""
+    model: str = ""
     cards: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
 
@@ -55,6 +58,9 @@ class Devices(Protocol):
 
     def group(self, number: str) -> Sequence[PciDevice]:
         """All devices of an IOMMU group: they cannot be kept apart."""
+
+    def groups(self) -> Sequence[str]:
+        """The numbers of all IOMMU groups."""
 
     def is_used(self, number: str) -> bool:
         """Whether the host uses the block device, or a part of it: mounted, swap, RAID, LVM. number: as '8:1'."""

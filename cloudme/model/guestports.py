@@ -15,7 +15,7 @@ Json = Any
 class Target:
     """Where ssh goes. `known_hosts_file` pins the host key; where it is missing, the first key met is written to it.
 
-    outside: it is reached from the host's own namespaces only.
+    outside: it is reached from the host's own namespaces only. vsock: its number for vsock(7), to be reached so.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Target:
     known_hosts_file: str
     port: int = 22
     outside: bool = False
+    vsock: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,9 @@ class Shell(Protocol):
     def run(self, target: Target, command: str, *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
         """Run a command; a signal ended it: 255. Raises TimedOut, too, where it has not ended within `timeout_s`."""
 
+    def stream(self, target: Target, command: str, heard: Callable[[bytes], None]) -> int:
+        """Run a command without input, and tell both its outputs as they come; returns its exit status."""
+
     def interactive(self, target: Target, command: str | None = None, *, tty: bool = False) -> int:
         """Run a command, or a login shell, on our own stdin, stdout and stderr; returns its exit status.
 
@@ -74,6 +78,12 @@ class Shell(Protocol):
 
     def probe(self, target: Target, *, timeout_s: float = 5) -> str:
         """How far one try comes: 'unreachable', 'closed', 'silent', 'host-key', 'refused' or 'ready'."""
+
+    def knock(self, target: Target, *, greeting: bytes = b"", timeout_s: float = 5) -> str:
+        """How far a connection to the target's port comes: 'unreachable', 'closed', 'silent' or 'open'.
+
+        greeting: what its server says first; without one, that it takes the connection is enough.
+        """
 
 
 class Agent(Protocol):

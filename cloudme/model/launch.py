@@ -76,6 +76,7 @@ class Launch:
     lock:      the file whose OFD lock QEMU inherits.     run_folder: made before the start, 0700.
     output:    where QEMU's own output goes.              vnc: the socket of the display.
     vnc_port:  the display is at this port of the loopback instead, behind a password that nobody knows yet.
+    kernel, initrd: files that are booted, with this `cmdline`; None: what is on the disk.
     pid_file:  a link that leads to its pid, and nowhere when it has ended.
     grounds:   folders, and files, on whose disks its own may stand.
     firmware_log: what the firmware says, written anew at each start.
@@ -104,6 +105,9 @@ class Launch:
     incoming: bool = False
     plugged: Sequence[Part] = ()
     vnc_port: int | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str = ""
     pid_file: str | None = None
     group: Group | None = None
     grounds: Sequence[str] = ()

@@ -148,6 +148,31 @@ class Limits:
     io_bps: int | None = None
 
 
+KERNEL, INITRD = "kernel", "initrd"
+"""Files in the folder of a machine that boots a kernel of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What QEMU boots instead of the disk: the file KERNEL, and INITRD where `initrd` says so."""
+
+    cmdline: str
+    initrd: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.cmdline.isprintable() or len(self.cmdline) > CMDLINE_MAX:
+            raise UsageError("this is no command line of a kernel", hint=f"a line, of {CMDLINE_MAX} characters at most")
+
+
+CMDLINE_MAX = 2047
+"""What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
+
+BOARDS = ("q35", "microvm")
+"""Types of machines: the usual one; one without most of what a PC has (QEMU, docs/system/i386/microvm.rst)."""
+
+CID_MIN, CID_MAX = 3, (1 << 32) - 2
+"""vsock(7): the last one is any; 0, 1 and 2 are the hypervisor, a host itself and the host of a guest."""
+
 WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
 
@@ -167,6 +192,8 @@ class Machine:
                again when it is withdrawn.
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
     ports:     those that other networks and the host reach, and no others; None: all.
+    vsock_cid: its number for vsock(7), by which the host reaches it without any network.
+    board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     """
 
     name: Name
@@ -191,6 +218,18 @@ class Machine:
     definition: DefinitionName | None = None
     elsewhere: str | None = None
     ports: tuple[Port, ...] | None = None
+    board: str = BOARDS[0]
+    kernel: Kernel | None = None
+    vsock_cid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
+            raise UsageError(f"{self.vsock_cid} is no number of a machine for vsock", hint=f"{CID_MIN} to {CID_MAX}")
+        if self.board not in BOARDS:
+            raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
+        if self.board == "microvm" and (self.kernel is None or self.cdrom):
+            raise UsageError("a microvm boots a kernel, it has no firmware that finds a disk",
+                             hint="--kernel FILE --initrd FILE --cmdline 'root=/dev/vda1 console=ttyS0'")
 
     @property
     def address(self) -> str | None:

@@ -59,6 +59,9 @@ class Run(Protocol):
                program gets a SIGTERM.
         """
 
+    def become(self, argv: Sequence[str]) -> None:
+        """Go on as this program, on the user's own terminal and with all of his environment. It does not return."""
+
     def signal(self, pid_file: str, mark: str, number: int) -> bool:
         """Signal the process that `pid_file` names, if its command line has `mark`; False where there is none.
 

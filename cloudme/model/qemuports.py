@@ -102,6 +102,9 @@ class Hypervisor(Protocol):
     def kill(self, lock: str) -> None:
         """SIGKILL the holder of `lock`, through a pidfd, and return when the lock is free. Nobody there: nothing."""
 
+    def pids(self, locks: Sequence[str]) -> Mapping[str, int]:
+        """The process that holds each of these locks; those that nobody holds, or that are hidden, are left out."""
+
     def version(self) -> str:
         """As '7.2.22'."""
 

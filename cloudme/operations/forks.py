@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cloudme import defined, layout, warm
-from cloudme.errors import Busy, CloudMeError, CommandFailed, HostUnavailable
+from cloudme import balloon, defined, layout, warm
+from cloudme.errors import Busy, CloudMeError, CommandFailed, HostUnavailable, PeerError
 from cloudme.formats import render
 from cloudme.model.machine import Disk, Machine, disk_file
 from cloudme.model.ports import Host, Monitor
 from cloudme.model.steps import deferred
-from cloudme.qemu import launch
+from cloudme.qemu import hardware, launch
 from cloudme.store import Store, reported
 
 RESIDENT_S = 30
-SEND_S, RESUME_S = 600, 10
+SEND_S, RESUME_S, PULL_S = 600, 10, 30
 DOWNTIME_MS = 100
 """The machine is stopped when what is left of its memory can be sent within this."""
 
@@ -100,6 +100,7 @@ class Moment:
                 self.claimed = True
             kind = warm.kind(host, self.machine, self.accel)
             mine.enter_context(self._resident(host, run))
+            mine.enter_context(_bare(host, run))
             self._link()
             place = launch.Place(folder=self.folder, run=self.store.world.fork_run(self.fork), accel=self.accel,
                                  networks={})
@@ -207,6 +208,25 @@ class Moment:
     def _end_keeper(self, host: Host) -> None:
         host.qemu.kill(layout.lock(self.folder))
         shutil.rmtree(self.store.world.fork_run(self.fork), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _bare(host: Host, run: str) -> Iterator[None]:
+    """Without its balloon, which must not be in a state that is restored (launch.of); then with one again."""
+    path = layout.socket(run, "qmp.0")
+    with host.qemu.monitor(path) as monitor:
+        left = balloon.left(monitor) if balloon.there(monitor) else None
+        if left is not None and not monitor.execute_until(
+                "DEVICE_DELETED", "device_del", id=hardware.BALLOON, timeout_s=PULL_S):
+            raise PeerError("the guest does not let go of its balloon", hint="again may help")
+    try:
+        yield
+    finally:
+        if left is not None:
+            with contextlib.suppress(CloudMeError), host.qemu.monitor(path) as monitor:
+                for part in hardware.balloon():
+                    monitor.execute("device_add", **part.props)
+                monitor.execute("balloon", value=left)
 
 
 def _go_on(source: Monitor) -> None:

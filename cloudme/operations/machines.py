@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, Us
 from cloudme.formats import render
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Port, Shape, disk_file
+from cloudme.model.machine import BOARDS, Access, Disk, Image, Kernel, Limits, Machine, Nic, Port, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
@@ -24,6 +25,7 @@ from cloudme.model.units import human
 from cloudme.qemu import taps
 from cloudme.store import Store, reported, write_atomic
 
+OPEN = 0o444
 APPLY_S, PROOF_S = 60, 60
 """What a guest gets to change its address, and to let somebody in there."""
 
@@ -32,6 +34,7 @@ APPLY_S, PROOF_S = 60, 60
 class Wanted:
     """What `vmcreate --machine` was asked for. user None: the image's; disk_bytes None: the image's size, at least.
 
+    kernel: what it boots; files: where that is copied from, by the name that it gets.
     public_key:  the text of the file; key_file: the private one that belongs to it, for our own commands.
     """
 
@@ -52,6 +55,10 @@ class Wanted:
     net_rate: int | None = None
     limits: Limits = field(default_factory=Limits)
     ports: tuple[Port, ...] | None = None
+    board: str = BOARDS[0]
+    kernel: Kernel | None = None
+    vsock_cid: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -64,6 +71,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     networks = {name: store.network_of(settings, name) for name in wanted.networks}
     if os.path.exists(store.world.machine_record(wanted.name)):
         raise AlreadyExists(f"there is a machine '{wanted.name}' already", hint=f"vmupdate {wanted.name}")
+    claim.check_cid(store, wanted.vsock_cid)
     claim.check_apart(wanted.isolate, wanted.net_rate, list(networks.values()))
     claim.check_ports(wanted.ports, list(networks.values()))
     first, addresses = networks[wanted.networks[0]], [wanted.address] if wanted.address else []
@@ -95,7 +103,7 @@ def _machine(
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
-        limits=wanted.limits, ports=wanted.ports,
+        limits=wanted.limits, ports=wanted.ports, board=wanted.board, kernel=wanted.kernel, vsock_cid=wanted.vsock_cid,
     )
 
 
@@ -130,6 +138,9 @@ class Make:
             path = os.path.join(folder, disk.file)
             host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path, str(disk.size_bytes)])
             os.chmod(path, 0o600)
+            for name, source in self.wanted.files.items():  # QEMU opens them by itself, as a user without rights
+                shutil.copyfile(source, os.path.join(folder, name))
+                os.chmod(os.path.join(folder, name), OPEN)
             seed.write(host, self.store, self.machine, self.networks)
             with self.store.locked():  # the image may have been removed meanwhile; from now on it cannot be
                 self.store.image(self.wanted.image)

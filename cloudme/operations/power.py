@@ -10,14 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cloudme import defined, forwards, layout, place
-from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut, UsageError
+from cloudme.errors import (
+    Busy,
+    HostUnavailable,
+    NotFound,
+    NotPermitted,
+    PeerError,
+    StoreError,
+    TimedOut,
+    UsageError,
+)
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.ports import Host, Power
 from cloudme.model.steps import Parallel, Step, Transaction
-from cloudme.qemu import launch
+from cloudme.qemu import hardware, launch
 from cloudme.store import Store
 
 SOCKET = "command.1"
@@ -65,6 +74,8 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                                   if network.external else f"{sudo}cmnet start{name}{option}")
     _check_units(host, store, [machine for machine in machines if machine.definition])
     for machine in [machine for machine in machines if not machine.definition]:
+        if machine.vsock_cid is not None:
+            _check_vsock(host, machine)
         host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
             path = os.path.join(store.folder(machine), disk.file)
@@ -76,6 +87,16 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
     forwards.check(host, store, machines)
+
+
+def _check_vsock(host: Host, machine: Machine) -> None:
+    """Raises HostUnavailable, NotPermitted."""
+    if host.files.mode(hardware.VSOCK_DEVICE) is None:
+        raise HostUnavailable(f"'{machine.name}' has a vsock, and this host has no {hardware.VSOCK_DEVICE}",
+                              hint="sudo modprobe vhost_vsock")
+    if not host.files.openable(hardware.VSOCK_DEVICE):
+        raise NotPermitted(f"'{machine.name}' has a vsock, and this user may not open {hardware.VSOCK_DEVICE}",
+                           hint=f"sudo chmod 666 {hardware.VSOCK_DEVICE}")
 
 
 def _check_units(host: Host, store: Store, machines: Sequence[Machine]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cloudme.model.confinement import Reach
 from cloudme.model.launch import Launch, Part
+from cloudme.qemu import hardware
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/urandom", "/dev/random")
 """What the program itself is made of: binary, libraries, firmware; and the source of the guest's random numbers."""
@@ -65,12 +66,26 @@ def ram(launch: Launch) -> str | None:
     return None
 
 
+def booted(launch: Launch) -> dict[str, str]:
+    """Role, which is QEMU's option, too -> path, of what is booted directly. QEMU opens it anew, through /proc."""
+    files = {"kernel": launch.kernel, "initrd": launch.initrd}
+    return {role: path for role, path in files.items() if path}
+
+
+def devices(launch: Launch) -> dict[str, str]:
+    """Role -> path of the host's devices that QEMU gets open."""
+    there = any(part.props.get("id") == hardware.VSOCK for part in launch.parts)
+    return {hardware.VSOCK: hardware.VSOCK_DEVICE} if there else {}
+
+
 def passed(part: Part, names: Mapping[str, str], fds: Mapping[str, int]) -> Part:
     """The part as QEMU is told it. `memory-backend-file` knows no sets: it opens our descriptor anew, through /proc."""
     if _is_file(part):
         return Part(part.option, {**part.props, "filename": names[part.props["node-name"]]})
     if part.props.get("qom-type") == "memory-backend-file":
         return Part(part.option, {**part.props, "mem-path": f"/proc/self/fd/{fds[RAM]}"})
+    if part.props.get("id") == hardware.VSOCK:
+        return Part(part.option, {**part.props, "vhostfd": str(fds[hardware.VSOCK])})
     return part
 
 
@@ -109,7 +124,7 @@ def reach(launch: Launch, binary: str, own: str) -> Reach:
     """
     memory = ram(launch)
     return Reach(
-        readable=(*SYSTEM, binary),
+        readable=(*SYSTEM, binary, *booted(launch).values()),
         writable=(own, *DEVICES, *(("/dev/kvm",) if launch.accel == "kvm" else ()), *((memory,) if memory else ())),
         ports=(launch.vnc_port,) if launch.vnc_port else ())
 

@@ -11,6 +11,9 @@ Parts = list[Part]
 ROOT_PORTS = ("rp0", "rp1", "rp2", "rp3")
 """PCIe slots that stand empty at the start, for cards that are plugged in later."""
 
+BALLOON, BALLOON_PORT = "balloon", ROOT_PORTS[-1]
+"""It can be pulled out from there. A machine with a card in that slot has none."""
+VSOCK, VSOCK_DEVICE = "vsock", "/dev/vhost-vsock"
 
 IDENTITY_PORT = "org.cloudme.identity.0"
 
@@ -135,6 +138,33 @@ def display() -> Parts:
         Part("device", {"driver": "VGA", "id": "vga", "bus": "pcie.0", "addr": "0x2"}),
         Part("device", {"driver": "virtio-tablet-pci", "id": "tablet", "bus": "pcie.0", "addr": "0x3"}),
     ]
+
+
+def balloon() -> Parts:
+    """What gives the host back the memory that the guest does not use, by itself, and more of it if it is told to.
+
+    deflate-on-oom: the guest takes back what it has to, before it kills a process.
+    """
+    return [Part("device", {"driver": "virtio-balloon-pci", "id": BALLOON, "bus": BALLOON_PORT,
+                            "free-page-reporting": True, "deflate-on-oom": True})]
+
+
+def small_nic(mac: str, index: int) -> Parts:
+    """Likewise on a board that has no root ports."""
+    (card,) = nic(mac, index)
+    return [Part("device", {**card.props, "bus": "pcie.0", "addr": f"0x10.{index}", "multifunction": index == 0})]
+
+
+def small_balloon() -> Parts:
+    """Likewise what gives memory back."""
+    (device,) = balloon()
+    return [Part("device", {**device.props, "bus": "pcie.0", "addr": "0x9"})]
+
+
+def vsock(cid: int) -> Parts:
+    """A way from the host that is no network; the kernel's end of it arrives as a descriptor."""
+    return [Part("device", {"driver": "vhost-vsock-pci", "id": VSOCK, "guest-cid": cid, "bus": "pcie.0",
+                            "addr": "0xa"})]
 
 
 def nic(mac: str, index: int, *, old: bool = False) -> Parts:

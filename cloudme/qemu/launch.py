@@ -14,13 +14,17 @@ from cloudme import layout
 from cloudme.model import limits
 from cloudme.model.groups import Group
 from cloudme.model.launch import Launch, Listener, Part, TapCard
-from cloudme.model.machine import Limits, Machine, Nic
+from cloudme.model.machine import INITRD, KERNEL, Limits, Machine, Nic
 from cloudme.model.names import Name
 from cloudme.model.network import Network
 from cloudme.qemu import files, hardware, taps
 
 BINARY = "qemu-system-x86_64"
-MACHINE = "q35"
+MICROVM = "microvm"
+OPTIONS = {MICROVM: "acpi=on,pcie=on,rtc=on,isa-serial=off,usb=off"}
+PLAIN = "vmport=off,hpet=off"
+"""Options of types of machines. A microvm has its virtio devices on PCI, which kernels of distributions know at once;
+without ACPI nobody could press its power button (QEMU, docs/system/i386/microvm.rst)."""
 CLONES_CODE_MIB = 96
 CODE_MIB = 1024
 """What an emulated machine's translated code takes at most (QEMU, tcg/region.c)."""
@@ -77,7 +81,9 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
     else:
         parts = hardware.memory(machine.shape.ram_mib)
     receives = ram is not None and ram.use == "receive"
-    parts += hardware.entropy() + hardware.generation() + hardware.root_ports() + hardware.display()
+    parts += hardware.entropy()
+    if machine.board != MICROVM:
+        parts += hardware.generation() + hardware.root_ports() + hardware.display()
     parts += hardware.console() + hardware.firmware_log() + hardware.agent() + hardware.identity()
     for index, disk in enumerate(machine.disks):
         path = os.path.join(place.folder, disk.file)
@@ -87,13 +93,14 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         parts += hardware.no_seed() if receives else hardware.seed(os.path.join(place.folder, SEED))
     if machine.cdrom:
         parts += hardware.cdrom(machine.cdrom, "install", 0, boot=True)
-    cards = [part for index, nic in enumerate(machine.nics) for part in hardware.nic(nic.mac, index)]
+    cards = _pluggable(machine, ram)
     old = ram.cards if ram else ()
     parts += [part for index, nic in enumerate(old) for part in hardware.nic(nic.mac, index, old=True)]
     incoming = ram is not None and ram.use != "boot"
     return Launch(
-        name=machine.name, uuid=machine.uuid, binary=BINARY, machine=ram.machine if ram else MACHINE, accel=place.accel,
-        cpu="host" if place.accel == "kvm" else "max", vcpus=machine.shape.vcpus, ram_mib=machine.shape.ram_mib,
+        name=machine.name, uuid=machine.uuid, binary=BINARY, machine=ram.machine if ram else machine.board,
+        accel=place.accel, cpu="host" if place.accel == "kvm" else "max", vcpus=machine.shape.vcpus,
+        ram_mib=machine.shape.ram_mib,
         parts=parts if incoming else parts + cards, plugged=cards if incoming else (), incoming=incoming,
         monitors=[Listener(role, layout.socket(place.run, role)) for role in ("qmp.0", "qmp.1", "qmp.2")],
         chardevs=[
@@ -106,9 +113,28 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         vnc=layout.socket(place.run, "vnc"), lock=layout.lock(place.folder), run_folder=place.run,
         vnc_port=machine.vnc_port, pid_file=os.path.join(place.folder, layout.PID) if machine.image else None,
         output=os.path.join(place.run, OUTPUT), firmware_log=os.path.join(place.folder, FIRMWARE_LOG),
+        kernel=os.path.join(place.folder, KERNEL) if machine.kernel else None,
+        initrd=os.path.join(place.folder, INITRD) if machine.kernel and machine.kernel.initrd else None,
+        cmdline=machine.kernel.cmdline if machine.kernel else "",
         group=group(machine, place),
         grounds=(place.folder, *place.grounds),
     )
+
+
+def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
+    """Cards, vsock, balloon.
+
+    On a `ram` there is no balloon: what a guest gives back, QEMU punches out of the file that its memory is, even where
+    others have it too (softmmu/physmem.c, ram_block_discard_range; docs/system/vm-templating.rst).
+    """
+    small = machine.board == MICROVM
+    card = hardware.small_nic if small else hardware.nic
+    parts = [part for index, nic in enumerate(machine.nics) for part in card(nic.mac, index)]
+    if ram is None and machine.vsock_cid is not None:
+        parts += hardware.vsock(machine.vsock_cid)
+    if ram is None and len(machine.nics) < len(hardware.ROOT_PORTS):
+        parts += hardware.small_balloon() if small else hardware.balloon()
+    return parts
 
 
 def group(machine: Machine, place: Place) -> Group | None:
@@ -134,7 +160,7 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-name", _escaped(launch.name),
         "-uuid", launch.uuid,
         "-nodefaults", "-no-user-config",
-        "-machine", f"{launch.machine},memory-backend=ram0,vmport=off,hpet=off,dump-guest-core=off",
+        "-machine", f"{launch.machine},memory-backend=ram0,{OPTIONS.get(launch.machine, PLAIN)},dump-guest-core=off",
         "-accel", launch.accel + _translation(launch),
         "-cpu", launch.cpu,
         "-smp", str(launch.vcpus),
@@ -144,6 +170,10 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-vnc", _display(launch, fds),
         "-sandbox", SANDBOX,
     ]
+    for name in files.booted(launch):
+        line += [f"-{name}", f"/proc/self/fd/{fds[name]}"]
+    if launch.kernel:
+        line += ["-append", launch.cmdline]
     for number, file in enumerate(files.of(launch), 1):
         for role, flags in zip(file.descriptors, file.flags, strict=True):
             line += ["-add-fd", f"fd={fds[role]},set={number},opaque={_escaped(files.mark(file.path, flags))}"]
@@ -165,7 +195,7 @@ def roles(launch: Launch) -> list[str]:
     """The role of each descriptor that QEMU inherits: sockets, taps, files, the memory, the folder of the display."""
     return [*(listener.role for listener in (*launch.monitors, *launch.chardevs)), *(tap.netdev for tap in launch.taps),
             *(role for file in files.of(launch) for role in file.descriptors),
-            *([files.RAM] if files.ram(launch) else []), files.OWN]
+            *([files.RAM] if files.ram(launch) else []), *files.booted(launch), *files.devices(launch), files.OWN]
 
 
 def fingerprint(launch: Launch) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ import pytest
 
 from cloudme import index
 from cloudme.errors import Busy, NotFound, PeerError
-from cloudme.host import confine, holders, netlink, qemu
+from cloudme.host import confine, holders, netlink, qemu, streams
 from cloudme.host.outside import Here
 from cloudme.host.run import Programs
 from cloudme.model import identity
 from cloudme.model.launch import Launch
-from cloudme.model.machine import Access, Disk, Machine, Shape
+from cloudme.model.machine import Access, Disk, Kernel, Machine, Shape
 from cloudme.model.names import Name
 from cloudme.model.ports import Hypervisor, Power
 from cloudme.qemu import launch
@@ -187,3 +188,37 @@ def test_what_lives_on_as_the_user_of_a_machine_that_is_off_is_ended() -> None:
         assert process.poll() is None
         hypervisor.bury(uuid)
         assert process.wait(10) == -signal.SIGKILL
+
+
+def multiboot() -> bytes:
+    """A kernel (Multiboot 0.6.96, 3.1) that writes a dot to COM1 and halts."""
+    magic, flags, at = 0x1BADB002, 0x10000, 0x100000
+    head = struct.pack("<8I", magic, flags, -(magic + flags) & 0xFFFFFFFF, at, at, 0, 0, at + 32)
+    return head + bytes.fromhex("66baf803 b02e ee fa f4 ebfd")
+
+
+@pytest.mark.parametrize("board", ["q35", "microvm"])
+def test_a_kernel_is_booted_that_qemu_could_not_find_by_its_name(place: launch.Place, board: str) -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is missing")
+    made(place)
+    os.chmod(place.folder, 0o711)
+    kernel = Path(place.folder, "kernel")
+    kernel.write_bytes(multiboot())
+    kernel.chmod(0o444)
+    machine = Machine(
+        name=Name("web00"), uuid="8b18191a-234f-45ce-b43c-b46e28cd2f70", group="g", type=Name("t"), template=None,
+        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1),), nics=(), created="",
+        access=Access(user="root", key_of=Name("t"), seeded=False), board=board, kernel=Kernel(cmdline="x"))
+    real = qemu.Qemu(Programs(), fakes.FakeNet())
+    real.start(launch.of(machine, place))
+    try:
+        with real.monitor(f"{place.run}/qmp.0") as monitor:
+            assert monitor.execute("query-status")["status"] == "running"
+            assert monitor.execute("query-balloon")["actual"] == 64 << 20
+            monitor.execute("system_powerdown")
+        log = streams.follow(f"{place.folder}/console.log", lambda: True)
+        while board == "q35" and b"." not in next(log).rpartition(b"--")[2]:
+            pass
+    finally:
+        real.kill(f"{place.folder}/lock")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cloudme.errors import UsageError
 from cloudme.formats import records
 from cloudme.model.hostconfig import Settings
 from cloudme.model.launch import Launch
-from cloudme.model.machine import Machine
+from cloudme.model.machine import Kernel, Machine
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.qemu import files, launch
 
@@ -88,3 +89,59 @@ def test_the_number_of_a_device_never_depends_on_another() -> None:
 
     whole = machine()
     assert slots(dataclasses.replace(whole, disks=whole.disks[:1])).items() <= slots(whole).items()
+
+
+def small() -> Machine:
+    kernel = Kernel(cmdline="root=/dev/vda1 quiet, x=1", initrd=True)
+    return dataclasses.replace(machine(), board="microvm", kernel=kernel)
+
+
+def test_a_kernel_is_handed_over_open_and_its_line_is_one_word() -> None:
+    made = launch.of(small(), PLACE)
+    line = argv(made)
+    numbers = {role: 10 + launch.roles(made).index(role) for role in ("kernel", "initrd")}
+    for role, number in numbers.items():
+        assert line[line.index(f"-{role}") + 1] == f"/proc/self/fd/{number}"
+    assert line[line.index("-append") + 1] == "root=/dev/vda1 quiet, x=1"
+    assert {"/data/machines/web00/kernel", "/data/machines/web00/initrd"} <= set(
+        files.reach(made, "/usr/bin/qemu", "/own").readable)
+    plain = argv(launch.of(dataclasses.replace(small(), kernel=Kernel(cmdline="x")), PLACE))
+    assert "-initrd" not in plain and "-kernel" in plain
+
+
+def test_a_microvm_has_less_of_a_pc() -> None:
+    made = launch.of(small(), PLACE)
+    line = argv(made)
+    assert line[line.index("-machine") + 1].startswith("microvm,memory-backend=ram0,acpi=on,pcie=on")
+    drivers = [part.props["driver"] for part in made.parts if part.option == "device"]
+    assert {"virtio-net-pci", "virtio-balloon-pci", "virtio-blk-pci", "virtserialport"} <= set(drivers)
+    assert not {"pcie-root-port", "VGA", "vmgenid"} & set(drivers)
+    assert all(part.props["bus"] == "pcie.0" for part in made.parts if str(part.props.get("driver")).endswith("-pci"))
+
+
+@pytest.mark.parametrize("change", [{"kernel": None}, {"cdrom": "/x.iso"}, {"board": "pc"}])
+def test_a_board_that_cannot_boot_so_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        dataclasses.replace(small(), **change)  # type: ignore[arg-type]
+
+
+def test_a_command_line_is_a_line() -> None:
+    for text in ("a\nb", "x" * 2048):
+        with pytest.raises(UsageError):
+            Kernel(cmdline=text)
+
+
+def test_a_vsock_is_the_kernels_end_handed_over_and_not_in_a_saved_state() -> None:
+    it = dataclasses.replace(machine(), vsock_cid=42)
+    made = launch.of(it, PLACE)
+    number = 10 + launch.roles(made).index("vsock")
+    assert any(f'"vhostfd":"{number}"' in word and '"guest-cid":42' in word for word in argv(made))
+    assert files.devices(made) == {"vsock": "/dev/vhost-vsock"}
+    assert not files.devices(launch.of(it, PLACE, launch.Ram(path="/r", qemu="7.2.22", use="clone")))
+    assert not files.devices(launch.of(machine(), PLACE))
+
+
+@pytest.mark.parametrize("cid", [0, 2, (1 << 32) - 1])
+def test_some_numbers_are_no_machines(cid: int) -> None:
+    with pytest.raises(UsageError):
+        dataclasses.replace(machine(), vsock_cid=cid)

@@ -17,13 +17,14 @@ from cloudme.cli import machines as options
 from cloudme.errors import AlreadyExists, Busy, CloudMeError, ConfigError, NotFound, SpecError, UsageError
 from cloudme.formats import seeds
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Image, Machine, Shape
+from cloudme.model.machine import Image, Kernel, Machine, Shape
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network, address_range, check_address, site6, slaac
 from cloudme.model.steps import Transaction
 from cloudme.operations import images, machines, power
 from cloudme.store import Store
 from tests import fakes
+from tests.conftest import program
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfake me@here\n"
 LAN = Network(name=Name("lan"), bridge="br0", address=IPv4Interface("192.168.86.1/24"), dhcp_first=None, dhcp_last=None,
@@ -241,3 +242,23 @@ def test_ipv6_addresses_follow_from_the_card() -> None:
     assert (one.ip.packed[:6] == other.ip.packed[:6], one.network == other.network) == (True, False)
     with pytest.raises(ConfigError):
         dataclasses.replace(LAN, address6=IPv6Interface("fd00::1/48"))
+
+
+def test_a_kernel_is_copied_with_what_belongs_to_it(tmp_path: Path) -> None:
+    for name in ("vmlinuz", "initrd"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+
+    def asked(*words: str) -> dict[str, object]:
+        return options._kernel(program("vmcreate").parser().parse_args(["x", "--machine", *words]))
+
+    kernel, initrd = f"{tmp_path}/vmlinuz", f"{tmp_path}/initrd"
+    assert asked() == {"kernel": None}
+    assert asked("--kernel", kernel) == {
+        "kernel": Kernel(cmdline="root=/dev/vda1 ro console=ttyS0"), "files": {"kernel": kernel}}
+    assert asked("--kernel", kernel, "--initrd", initrd, "--cmdline", "x") == {
+        "kernel": Kernel(cmdline="x", initrd=True), "files": {"kernel": kernel, "initrd": initrd}}
+    for words in (["--initrd", initrd], ["--cmdline", ""]):
+        with pytest.raises(UsageError):
+            asked(*words)
+    with pytest.raises(NotFound):
+        asked("--kernel", f"{tmp_path}/nothing")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cloudme import cli, layout
-from cloudme.cli import chooser, copies, display
-from cloudme.errors import HostUnavailable, NotFound, UsageError
+from cloudme.cli import chooser, copies, display, elsewhere, logs
+from cloudme.errors import HostUnavailable, NotFound, TimedOut, UsageError
 from cloudme.formats import records
 from cloudme.model.machine import Access, Disk, Machine, Nic, Shape
 from cloudme.model.names import Name
+from cloudme.model.ports import Ended as GuestEnded
+from cloudme.model.ports import Host
 from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.conftest import Ended, program
@@ -158,4 +161,125 @@ def test_a_machine_that_runs_is_found_by_its_prefix(home: Path) -> None:
     finally:
         import os
 
+        os.close(lock)
+
+
+# other hosts
+
+@pytest.mark.parametrize(("words", "remote"), [
+    (["web00", "--via", "homelab"], "vm web00"),
+    (["--via", "homelab", "-g", "pf1", "web00", "--no-start", "--", "ls", "'a  b'"],
+     "vm --group pf1 --no-start web00 -- 'ls '\"'\"'a  b'\"'\"''"),
+])
+def test_a_machine_of_another_host_is_reached_by_vm_there(words: list[str], remote: str) -> None:
+    run = fakes.FakeRun()
+    args = program("vm").parser().parse_args(words)
+    assert elsewhere.vm(args, run) == 0
+    assert run.calls == [["ssh", "--", "homelab", remote]]
+
+
+def test_a_terminal_is_asked_for_where_a_command_wants_one() -> None:
+    run = fakes.FakeRun()
+    elsewhere.vm(program("vm").parser().parse_args(["web00", "-T", "--via", "h", "--", "top"]), run)
+    assert run.calls == [["ssh", "-t", "--", "h", "vm --tty web00 -- top"]]
+
+
+@pytest.mark.parametrize("words", [["--via", "", "web00"], ["--via=-oProxyCommand=x", "web00"], ["--via", "h"]])
+def test_what_is_no_host_or_no_machine_is_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        elsewhere.vm(program("vm").parser().parse_args(words), fakes.FakeRun())
+
+
+# several logs
+
+def log(name: str, text: str) -> None:
+    (Path(layout.world().machine(name)) / "console.log").write_bytes(text.encode())
+
+
+def test_lines_of_several_machines_begin_with_their_names(command: Callable[..., Ended]) -> None:
+    for name, text in (("web00", "one\r\ntwo\nthree"), ("sql0", "four\n")):
+        made(name)
+        log(name, text)
+    said = command("vmlogs", "web00", "sql0", "web00")
+    assert sorted(said.stdout.splitlines()) == ["sql0   four", "web00  one", "web00  three", "web00  two"]
+    assert sorted(command("vmlogs", "-g", "pf1", "--tail", "1").stdout.splitlines()) == ["sql0   four", "web00  three"]
+    assert sorted(command("vmlogs", "-f", "-g", "pf1").stdout.splitlines()) == sorted(said.stdout.splitlines())
+
+
+def test_one_that_has_no_log_keeps_nobody_from_the_others(command: Callable[..., Ended]) -> None:
+    for name in ("web00", "web01"):
+        made(name)
+    log("web01", "x\n")
+    said = command("vmlogs", "web00", "web01")
+    assert (said.status, said.stdout) == (66, "web01  x\n")
+    assert said.stderr.startswith("vmlogs: web00: 'web00' has said nothing yet")
+
+
+@pytest.mark.parametrize(("lines", "start"), [(1, 8), (2, 6), (3, 4), (4, 0), (9, 0)])
+def test_the_last_lines_are_found_from_the_end(tmp_path: Path, lines: int, start: int) -> None:
+    ended, open_end = tmp_path / "a", tmp_path / "b"
+    ended.write_bytes(b"abc\nd\n\nx\n"[:4] + b"d\n" + b"e\n" + b"f\n")
+    open_end.write_bytes(b"abc\nd\ne\nf")
+    assert logs._start(str(ended), lines) == logs._start(str(open_end), lines) == start
+
+
+def test_a_long_log_is_not_read_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 200_000 + b"\n" + b"y" * 100_000 + b"\n")
+    assert logs._start(str(path), 1) == 200_001
+    (tmp_path / "empty").touch()
+    assert logs._start(str(tmp_path / "empty"), 1) == 0
+
+
+@pytest.fixture
+def living(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Calls vmlogs for web00, which runs, and a host."""
+    made("web00")
+    lock = take_lock(layout.lock(layout.world().machine("web00")))
+
+    def call(host: Host, *words: str) -> tuple[int, str]:
+        args = program("vmlogs").parser().parse_args(words)
+        return logs.run(args, Store(layout.world()), lambda: host), capfd.readouterr().out
+
+    yield call
+    os.close(lock)
+
+
+def test_the_journal_comes_by_ssh(living: Callable[..., tuple[int, str]]) -> None:
+    shell = fakes.FakeShell(answers={"web00": GuestEnded(status=0, stdout=b"Nov 1 x\n", stderr=b"")})
+    assert living(fakes.host(shell=shell), "web00", "--journal", "-f", "--tail", "3") == (0, "Nov 1 x\n")
+    assert shell.commands[0][1].endswith("journalctl --no-pager --boot --lines=3 --follow")
+
+
+def test_where_ssh_fails_the_agent_is_asked(living: Callable[..., tuple[int, str]]) -> None:
+    class Shut(fakes.FakeShell):
+        def stream(self, *_: object, **__: object) -> int:
+            raise TimedOut("no")
+
+    agent = fakes.FakeAgent(ended={"": GuestEnded(status=0, stdout=b"by agent\n", stderr=b"")})
+    host = fakes.host(shell=Shut(), agent=agent)
+    assert living(host, "web00", "--journal") == (0, "by agent\n")
+    with pytest.raises(TimedOut):
+        living(host, "web00", "--journal", "-f")
+
+
+@pytest.mark.parametrize("words", [["--journal", "--qemu"], ["--tail", "0"]])
+def test_options_that_make_no_sense_are_refused(living: Callable[..., tuple[int, str]], words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        living(fakes.host(), "web00", *words)
+
+
+# all of them
+
+def test_all_that_run_are_stopped_by_who_says_yes(command: Callable[..., Ended]) -> None:
+    made("web00")
+    made("web01")
+    assert command("vmstop", "--all") == Ended(0, "", "")
+    lock = take_lock(layout.lock(layout.world().machine("web00")))
+    try:
+        assert command("vmstop", "--all", "--dry-run").stdout == "stop web00\n"
+        refused = command("vmstop", "--all")
+        assert refused.status == 64 and "Stop web00?" in refused.stderr
+        assert command("vmstop", "--all", "-d", "-y").status == command("vmstop", "--all", "web00").status == 64
+    finally:
         os.close(lock)

@@ -1,0 +1,52 @@
+"""The host's PCI devices by their IOMMU groups: what a machine could be given, and what would be taken along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from cloudme.errors import HostUnavailable
+from cloudme.model.devices import VFIO, Devices, PciDevice
+from cloudme.model.network import Link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """uses: why the host would miss it, in words.   along: the others of its group that are a driver's, and go with it;
+    bridges stay: they are the bus itself."""
+
+    device: PciDevice
+    uses: tuple[str, ...]
+    along: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One word or two: what giving it to a machine would mean."""
+        if self.device.bridge:
+            return "stays"
+        if self.uses:
+            return "in use"
+        if self.device.driver == VFIO:
+            return "given"
+        return "takes along" if self.along else "free"
+
+
+def found(devices: Devices, links: Mapping[str, Link]) -> list[Found]:
+    """By group and address. Raises HostUnavailable where there are no groups."""
+    groups = sorted(devices.groups(), key=lambda number: (len(number), number))
+    if not groups:
+        raise HostUnavailable("this host has no IOMMU groups: no device can be given to a machine",
+                              hint="enable VT-d or AMD-Vi in the firmware's setup, and boot with intel_iommu=on")
+    return [Found(device=device, uses=tuple(_uses(device, links)), along=tuple(
+                other.address for other in group
+                if other.address != device.address and not other.bridge and other.driver not in ("", VFIO)))
+            for number in groups for group in [devices.group(number)] for device in group]
+
+
+def _uses(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
+    for name in device.cards:
+        link = links.get(name)  # as vmprepare looks at it: a card that is up counts where it leads somewhere
+        if link and link.up and (link.addresses or link.addresses6 or link.routes or link.master):
+            yield f"{name} is up"
+    for disk in device.disks:
+        yield f"{disk} is in use"
