@@ -153,6 +153,7 @@ class FakeHypervisor:
     """
 
     kvm: bool = False
+    virtiofsd: bool = True
     agent_open: bool = True
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
@@ -199,6 +200,9 @@ class FakeHypervisor:
 
     def lives(self, uid: int) -> bool:
         return uid in self.alive
+
+    def virtiofs(self) -> bool:
+        return self.virtiofsd
 
     def kvm_usable(self) -> bool:
         return self.kvm

@@ -12,14 +12,16 @@ from cloudme.errors import CloudMeError, StoreError
 from cloudme.model.machine import Access, Disk, Forward, Image, Limits, Machine, Nic, Shape, Template
 from cloudme.model.names import DefinitionName, ImageName, Name
 from cloudme.model.network import Network
+from cloudme.model.share import Share
 from cloudme.model.warm import Kind, Manifest, Stamp
 
-VERSION = 5
+VERSION = 6
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda raw: {**raw, "bases": []} if "nics" in raw else raw,
     2: lambda raw: raw,  # what is new has a default
     3: lambda raw: raw,
     4: lambda raw: raw,
+    5: lambda raw: raw,
 }
 """From version N to N + 1; every old version keeps a golden file in tests/data/records."""
 
@@ -80,6 +82,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "bases": tuple(raw["bases"]), "image": _maybe(ImageName, raw.get("image")),
         "forwards": tuple(Forward(**forward) for forward in raw.get("forwards", [])),
         "limits": Limits(**raw.get("limits", {})), "definition": _maybe(DefinitionName, raw.get("definition")),
+        "shares": tuple(Share(**share) for share in raw.get("shares", [])),
     })
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from cloudme.errors import UsageError
 from cloudme.model.names import TEMPLATES, DefinitionName, Name
 from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.model.share import Share
 
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,31}")
 """What useradd(8) takes; it becomes part of a shell's line in seeds."""
@@ -152,6 +153,7 @@ class Machine:
     definition: the name of its definition, by which systemd runs it. With disks, it was one of ours before, and is
                again when it is withdrawn.
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
+    shares:    folders of the host's that it has, too.
     """
 
     name: Name
@@ -175,6 +177,7 @@ class Machine:
     limits: Limits = Limits()
     definition: DefinitionName | None = None
     elsewhere: str | None = None
+    shares: tuple[Share, ...] = ()
 
     @property
     def address(self) -> str | None:
@@ -242,3 +245,4 @@ class CloneRequest:
     limits: Limits = Limits()
     isolate: bool = False
     net_rate: int | None = None
+    shares: tuple[Share, ...] = ()

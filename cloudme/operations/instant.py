@@ -43,7 +43,8 @@ def start(
     """
     networks = store.networks_of(settings, machines)
     transaction.apply([Parallel([
-        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings),
+        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
+                                         virtiofs=transaction.host.qemu.virtiofs()),
                 networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])

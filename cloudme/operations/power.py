@@ -41,7 +41,8 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     networks = store.networks_of(settings, own)
     check(host, store, stopped, networks.values())
     steps: list[Step] = [
-        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings))
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
+                                       virtiofs=host.qemu.virtiofs()))
         for machine in own]
     steps += [StartUnit(store, machine) for machine in stopped if machine.definition]
     transaction.apply([Parallel(steps), *forwards.opening(store, stopped)])
