@@ -223,8 +223,8 @@ def forward(folder: str, protocol: str, address: str, port: int) -> str:
 
 
 def share(folder: str, tag: str) -> str:
-    """The file whose OFD lock is held by the virtiofsd of a share of the machine that runs in `folder`; missing where it
-    has none. In the machine's own folder, with .log, is what that one says."""
+    """The file whose OFD lock is held by the virtiofsd of a share of the machine that runs in `folder`; missing where
+    it has none. In the machine's own folder, with .log, is what that one says."""
     return os.path.join(folder, f"share.{tag}")
 
 

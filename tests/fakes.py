@@ -412,11 +412,13 @@ class FakeAgent:
     ended: dict[str, Ended] = field(default_factory=dict)
     told: list[Any] = field(default_factory=list)
     refuses: str = ""
+    ran: list[Sequence[str]] = field(default_factory=list)
 
     def ping(self, socket: str, *, timeout_s: float) -> bool:
         return self.answers
 
     def execute(self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        self.ran.append(argv)
         for word, ended in self.ended.items():
             if word.encode() in stdin:
                 return ended

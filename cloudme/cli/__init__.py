@@ -62,6 +62,11 @@ def wire_options(parser: Any) -> None:
     parser.add_argument("--net-rate", metavar="RATE", help="bits a second that a card sends, and gets, as 100M")
 
 
+def share_option(parser: Any) -> None:
+    complete(parser.add_argument("--share", metavar="SOURCE:MOUNT[:ro]", action="append",
+                                 help="a folder of the host's at MOUNT; again for more"), "folders")
+
+
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:
     complete(parser.add_argument("-g", "--group", metavar="GROUP", **{"help": "the machines of this group", **more}),
              "groups")

@@ -9,6 +9,7 @@ import os
 from cloudme import cli, warm
 from cloudme.cli import requests, selection
 from cloudme.errors import HostUnavailable, UsageError
+from cloudme.formats import groupfiles
 from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
 from cloudme.model.names import Name, numbered
 from cloudme.operations import clones, forks, instant, networks, power
@@ -29,7 +30,9 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
         if args.cold or args.no_start or not (args.instant or warm.manifest(folder)):
             return machine
         static = any(nic.static for nic in machine.nics)
-        if why := "its address is told by a seed, at a boot" if static else warm.why_not(host, folder, machine, accel):
+        full = machine.shares and len(machine.nics) == groupfiles.MAX_CARDS
+        if why := ("its address is told by a seed, at a boot" if static else "its cards leave no slot to its shares"
+                   if full else warm.why_not(host, folder, machine, accel)):
             reasons[machine.template] = why
             if args.instant:
                 raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from cloudme import cli, forwards
-from cloudme.cli import images, selection
+from cloudme.cli import images, selection, sharing
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, units
@@ -57,6 +57,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         vnc_port=args.vnc_port, isolate=args.isolate,
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
+        shares=sharing.wanted(args.share),
     )
 
 
@@ -65,7 +66,7 @@ def update(args: argparse.Namespace) -> None:
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     if not (args.pubkey_path or args.ip or args.user_data):
-        raise UsageError("nothing to update", hint="--limit; or --pubkey-path, --ip, --user-data")
+        raise UsageError("nothing to update", hint="--limit; --share; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
     if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):

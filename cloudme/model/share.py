@@ -95,7 +95,8 @@ def changed(shares: Sequence[Share], more: Iterable[Share], without: Iterable[st
     kept = list(shares)
     for word in without:
         if not any(word in (share.tag, share.mount_point) for share in kept):
-            raise UsageError(f"there is no share '{word}'", hint=f"there is: {', '.join(s.tag for s in kept) or 'none'}")
+            there = ", ".join(share.tag for share in kept)
+            raise UsageError(f"there is no share '{word}'", hint=f"there is: {there or 'none'}")
         kept = [share for share in kept if word not in (share.tag, share.mount_point)]
     new = {share.mount_point for share in more}
     return apart([*(share for share in kept if share.mount_point not in new), *more])

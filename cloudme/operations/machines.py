@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudme import claim, defined, layout, seed
+from cloudme import claim, defined, folders, layout, seed
 from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, UsageError
 from cloudme.formats import render
 from cloudme.model import identity, limits
@@ -19,6 +19,7 @@ from cloudme.model.machine import Access, Disk, Image, Limits, Machine, Nic, Sha
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
+from cloudme.model.share import Share
 from cloudme.model.steps import Transaction
 from cloudme.model.units import human
 from cloudme.qemu import taps
@@ -51,6 +52,7 @@ class Wanted:
     isolate: bool = False
     net_rate: int | None = None
     limits: Limits = field(default_factory=Limits)
+    shares: tuple[Share, ...] = ()
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -68,6 +70,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     claim.check_free(host, store, first, addresses)
     limits.check(wanted.limits, wanted.shape.ram_mib)
     host.groups.check(wanted.limits, store.world.machines)
+    made = folders.making(wanted.shares)
     user = wanted.user or image.user
     if user == "root":
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")
@@ -76,7 +79,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
         machine = _machine(store, wanted, image, user, networks, host.now())
         taken = claim.Claim(store, machine, networks)
         transaction.apply([taken])
-    transaction.apply([Make(store, machine, networks, wanted)])
+    transaction.apply([*made, Make(store, machine, networks, wanted)])
     taken.let_go()
     return machine
 
@@ -93,7 +96,7 @@ def _machine(
         access=Access(user=user, key_of=None, seeded=True, key_file=wanted.key_file),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
-        limits=wanted.limits,
+        limits=wanted.limits, shares=wanted.shares,
     )
 
 

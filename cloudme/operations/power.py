@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import forwards, layout, place
+from cloudme import folders, forwards, layout, place
 from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
@@ -76,6 +76,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
     forwards.check(host, store, machines)
+    folders.check(host, store, machines)
 
 
 def _check_units(host: Host, machines: Sequence[Machine]) -> None:

@@ -1,10 +1,9 @@
 """Shares: a real virtiofsd beside a real QEMU, confined; and QEMU's own 9p."""
 from __future__ import annotations
 
-import dataclasses
 import os
+import select
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloudme import index, layout
-from cloudme.errors import NotFound
-from cloudme.host import holders, qemu, sharing
+from cloudme.host import holders, qemu
 from cloudme.host.run import Programs
 from cloudme.model.machine import Access, Disk, Machine, Shape
 from cloudme.model.names import Name
@@ -63,7 +61,7 @@ def machine(place: launch.Place, *, readonly: bool = False) -> Machine:
 def ended(lock: str) -> bool:
     """Whether what holds the lock ends by itself."""
     with holders.holder(lock) as pidfd:
-        return pidfd < 0 or bool(sharing.holders.select.select([pidfd], [], [], 10)[0])
+        return pidfd < 0 or bool(select.select([pidfd], [], [], 10)[0])
 
 
 @pytest.mark.usefixtures("served")
