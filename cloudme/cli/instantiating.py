@@ -7,7 +7,7 @@ import dataclasses
 import os
 
 from cloudme import cli, warm
-from cloudme.cli import requests, selection
+from cloudme.cli import requests, selection, sharing
 from cloudme.errors import HostUnavailable, UsageError
 from cloudme.formats import groupfiles
 from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
@@ -43,6 +43,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
     if not args.no_start:
         power.check(host, store, [], on.values())
         cli.tell_accelerator(args, host, settings)
+    sharing.tell_kind(args, host, [share for request in wanted for share in request.shares])
     with cli.transaction(args, host) as transaction, clones.making(
             transaction, store, wanted, settings, based) as machines:
         for template, why in reasons.items():

@@ -31,6 +31,7 @@ def make(args: argparse.Namespace, name: Name) -> None:
             print(f"make machine {name} on it")
             return
     host = cli.host(args)
+    sharing.tell_kind(args, host, wanted.shares)
     with cli.transaction(args, host) as transaction:
         machines.make(transaction, store, wanted, settings)
         if transaction.dry_run:

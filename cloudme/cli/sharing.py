@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 
 from cloudme import cli, folders, layout
 from cloudme.cli import selection
 from cloudme.errors import UsageError
 from cloudme.model import share
 from cloudme.model.machine import Machine
+from cloudme.model.ports import Host
 from cloudme.model.share import Share
 from cloudme.operations import sharing
 from cloudme.store import Store
@@ -25,6 +27,13 @@ def _absolute(text: str) -> Share:
     return share.parsed(f"{os.path.abspath(source)}{colon}{rest}" if source else text)
 
 
+def tell_kind(args: argparse.Namespace, host: Host, shares: Sequence[Share]) -> None:
+    """Say where shares are of the kind that not all guests know."""
+    if shares and not host.qemu.virtiofs():
+        cli.teller(args)("there is no virtiofsd that may be used: shares are 9p, which the guest's kernel has to know "
+                         "(Debian's for clouds does not); cmcheck shares")
+
+
 def update(args: argparse.Namespace) -> None:
     """vmupdate --share, --no-share."""
     if args.pubkey_path or args.ip or args.user_data or args.limit or args.now:
@@ -36,6 +45,7 @@ def update(args: argparse.Namespace) -> None:
     if new == machine:
         cli.teller(args)(f"'{machine.name}' is so already")
         return
+    tell_kind(args, host, new.shares)
     with cli.transaction(args, host) as transaction:
         sharing.update(transaction, store, machine, new, settings)
     if transaction.dry_run:

@@ -37,7 +37,7 @@ class Shares:
             if os.access(path, os.X_OK):
                 with contextlib.suppress(CommandFailed):
                     found = virtiofs.Program(path=path, old=virtiofs.is_old(self._run([path, "--version"])),
-                                             root=os.geteuid() == 0)
+                                             uid=os.geteuid(), gid=os.getegid())
                     if found.serves:
                         return found
         return None
@@ -72,7 +72,6 @@ class Shares:
         program = self.program()
         if program is None:
             raise PeerError("there is no virtiofsd any more", hint="apt install virtiofsd")
-        confinement = Confinement(keeps=SERVES_FILES if program.root else (), reach=_reach(folder, program))
         path = f"{folder.lock}.sock"
         with contextlib.ExitStack() as mine:
             lock = take_lock(folder.lock)
@@ -88,16 +87,16 @@ class Shares:
                 os.unlink(path)
                 self._run.spawn(program.argv(folder, listener.fileno()), stdout=folder.log,
                                 fds=[listener.fileno(), lock],
-                                confinement=confinement if self._confined else None)
+                                confinement=confinement(folder, program) if self._confined else None)
             except BaseException:
                 client.close()
                 raise
             return client.detach()
 
 
-def _reach(folder: Folder, program: virtiofs.Program) -> Reach:
-    """/proc/sys/fs: it looks how many files it may open."""
+def confinement(folder: Folder, program: virtiofs.Program) -> Confinement:
+    """What a virtiofsd may do: root's becomes who the guest's users are. /proc/sys/fs: how many files it may open."""
     system = (*files.SYSTEM, program.path, "/proc/sys/fs")
-    if folder.readonly:
-        return Reach(readable=(*system, folder.source), writable=files.DEVICES)
-    return Reach(readable=system, writable=files.DEVICES, trees=(folder.source,))
+    reach = (Reach(readable=(*system, folder.source), writable=files.DEVICES) if folder.readonly
+             else Reach(readable=system, writable=files.DEVICES, trees=(folder.source,)))
+    return Confinement(keeps=SERVES_FILES if program.root else (), reach=reach)

@@ -39,9 +39,9 @@ def check(host: Host, store: Store, machine: Machine) -> None:
     if not store.is_running(machine):
         raise Busy(f"'{machine.name}' does not run", hint=f"vm {machine.name} starts it")
     if machine.shares:
-        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and what virtiofsd, or QEMU's 9p, knows "
-                              f"of open files cannot be saved", hint=f"vmupdate {machine.name} --no-share "
-                              f"{machine.shares[0].tag}; vmrestart {machine.name}")
+        tag = machine.shares[0].tag
+        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and what is known here of files that "
+                              "it has open cannot be saved", hint=f"vmupdate {machine.name} --no-share {tag}; vmrestart")
     why = ""
     if machine.template is None or not machine.access.seeded:
         why = "it was installed by hand: nobody knows what its clones may share"

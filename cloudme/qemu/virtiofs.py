@@ -13,6 +13,10 @@ DROPPED = "-mknod:-setfcap"
 """Of what virtiofsd keeps by itself: nobody makes devices of the host's from a guest."""
 
 
+ALL = 0xFFFFFFFF
+"""So many users of a guest are all the one who shares (virtiofsd 1.12 or newer): he cannot give files to others."""
+
+
 def is_old(version: str) -> bool:
     """Whether that is what QEMU's own one prints for --version."""
     return "FUSE kernel interface" in version
@@ -20,11 +24,16 @@ def is_old(version: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One that is there. old: it is QEMU's own. root: root starts it."""
+    """One that is there. old: it is QEMU's own. uid, gid: of who starts it."""
 
     path: str
     old: bool
-    root: bool
+    uid: int
+    gid: int
+
+    @property
+    def root(self) -> bool:
+        return self.uid == 0
 
     @property
     def serves(self) -> bool:
@@ -42,9 +51,11 @@ class Program:
                     "-o", "sandbox=chroot", "-o", f"modcaps={DROPPED}", "-o", "cache=auto", "-o", "flock",
                     "-o", "log_level=info"]
         readonly = ["--readonly"] if folder.readonly else []
+        own = [f"--translate-{what}=squash-guest:0:{number}:{ALL}" for what, number in (("uid", self.uid),
+                                                                                        ("gid", self.gid))]
         return [self.path, f"--fd={fd}", f"--shared-dir={folder.source}", "--cache=auto", "--log-level=warn",
                 "--inode-file-handles=never", f"--sandbox={'chroot' if self.root else 'none'}",
-                *([f"--modcaps={DROPPED}"] if self.root else []), *readonly]
+                *([f"--modcaps={DROPPED}"] if self.root else own), *readonly]
 
 
 def _escaped(value: str) -> str:

@@ -120,20 +120,22 @@ FOLDER = Folder(role="fs0", tag="www", source="/srv/a, b\\c", readonly=True, loc
 
 
 def test_qemus_own_virtiofsd_is_in_a_chroot_without_capabilities_for_devices() -> None:
-    program = virtiofs.Program(path="/usr/lib/qemu/virtiofsd", old=True, root=True)
+    program = virtiofs.Program(path="/usr/lib/qemu/virtiofsd", old=True, uid=0, gid=0)
     line = program.argv(FOLDER, 7)
     assert program.serves and "--fd=7" in line
     assert {"source=/srv/a\\, b\\\\c", "sandbox=chroot", "modcaps=-mknod:-setfcap"} <= set(line)
-    assert not dataclasses.replace(program, root=False).serves
+    assert not dataclasses.replace(program, uid=1000).serves
     assert virtiofs.is_old("virtiofsd version 7.2.22\nusing FUSE kernel interface version 7.36")
 
 
-@pytest.mark.parametrize(("root", "sandbox"), [(True, "chroot"), (False, "none")])
-def test_the_newer_virtiofsd_serves_ordinary_users_too(root: bool, sandbox: str) -> None:
-    program = virtiofs.Program(path="/usr/libexec/virtiofsd", old=virtiofs.is_old("virtiofsd 1.13.0"), root=root)
+@pytest.mark.parametrize(("uid", "sandbox"), [(0, "chroot"), (1000, "none")])
+def test_the_newer_virtiofsd_serves_ordinary_users_too(uid: int, sandbox: str) -> None:
+    old = virtiofs.is_old("virtiofsd 1.13.0")
+    program = virtiofs.Program(path="/usr/libexec/virtiofsd", old=old, uid=uid, gid=100)
     line = program.argv(FOLDER, 7)
     assert program.serves and {"--shared-dir=/srv/a, b\\c", f"--sandbox={sandbox}", "--readonly", "--fd=7"} <= set(line)
-    assert ("--modcaps=-mknod:-setfcap" in line) is root
+    assert ("--modcaps=-mknod:-setfcap" in line) is (uid == 0)
+    assert ("--translate-uid=squash-guest:0:1000:4294967295" in line) is (uid != 0)
 
 
 # what the guest is told
@@ -191,7 +193,7 @@ def web00(store: Store, tmp_path: Path) -> Machine:
 
 
 def hosted(**more: object) -> Host:
-    return fakes.host(net=fakes.FakeNet(bridges={"bridge0"}), **more)  # type: ignore[arg-type]
+    return fakes.host(net=fakes.FakeNet(bridges={"bridge0"}), **more)
 
 
 def start(store: Store, host: Host, made: Machine) -> None:
@@ -256,8 +258,12 @@ def instantiate(store: Store, host: Host, one: Share) -> list[Machine]:
     request = CloneRequest(template=Name("debian"), count=1, group=Name("g"), type=Name("t"), prefix=Name("web"),
                            shares=(one,))
     base = os.path.relpath(store.world.warm("debian"), store.world.data)
-    with (Transaction(host, lambda line: None) as transaction, clones.making(
-            transaction, store, [request], SETTINGS, lambda made: dataclasses.replace(made, bases=(base,))) as machines):
+
+    def based(made: Machine) -> Machine:
+        return dataclasses.replace(made, bases=(base,))
+
+    with (Transaction(host, lambda line: None) as transaction,
+          clones.making(transaction, store, [request], SETTINGS, based) as machines):
         instant.start(transaction, store, machines, SETTINGS, accel="tcg")
     return machines
 
