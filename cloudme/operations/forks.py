@@ -40,8 +40,8 @@ def check(host: Host, store: Store, machine: Machine) -> None:
         raise Busy(f"'{machine.name}' does not run", hint=f"vm {machine.name} starts it")
     if machine.shares:
         tag = machine.shares[0].tag
-        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and what is known here of files that "
-                              "it has open cannot be saved", hint=f"vmupdate {machine.name} --no-share {tag}; vmrestart")
+        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and nobody can save what is known "
+                              "here of open files", hint=f"vmupdate {machine.name} --no-share {tag}; vmrestart")
     why = ""
     if machine.template is None or not machine.access.seeded:
         why = "it was installed by hand: nobody knows what its clones may share"

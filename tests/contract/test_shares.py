@@ -103,7 +103,7 @@ def test_one_that_cannot_begin_is_told_with_its_words(
     broken = tmp_path / "virtiofsd"
     broken.write_text("#!/bin/sh\ntest $1 = --version || { echo no room >&2; exit 1; }\n", encoding="ascii")
     broken.chmod(0o755)
-    monkeypatch.setattr(virtiofs, "PATHS", (str(broken),))
+    monkeypatch.setenv(sharing.NAMED, str(broken))
     with pytest.raises(PeerError, match="the share 'data' of 'web00' ended: no room"):
         qemu.Qemu(Programs(), fakes.FakeNet(), confined=False).start(launch.of(machine(place), place))
     assert not index.held(layout.lock(place.folder))

@@ -16,12 +16,22 @@ import pytest
 
 from cloudme import layout
 from cloudme.host import holders
-from tests.guest.conftest import Cloud
+from cloudme.host.sharing import NAMED
+from cloudme.model import identity
+from tests.guest.conftest import CACHE, ROOT, Cloud
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 NUMBERS = (1234, 2345)
 """User and group of the host's side; nobody has them."""
+
+
+class NoVirtiofsd(Cloud):
+    """The same world on a host that has none."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, NAMED: ""}
 
 
 @dataclass(frozen=True)
@@ -129,3 +139,42 @@ def test_a_killed_virtiofsd_is_noticed_told_and_started_with_the_machine(sharing
     sharing.cloud.run("vmrestart", "--timeout", "20", sharing.name)
     assert all(share["served"] for share in sharing.shares().values())
     assert sharing.guest("cat /srv/data/kept") == "kept\n"
+
+
+@pytest.fixture(scope="module")
+def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
+    """An instant clone without virtiofsd, of a template whose kernel knows 9p. QEMU's user may use the folders."""
+    scrub = Path(cloud.world.config, "templates/scrub.sh")
+    text = (ROOT / "templates/scrub.sh").read_text(encoding="utf-8")
+    kernel = "rm -f /boot/*-cloud-amd64; PATH=$PATH:/usr/sbin:/sbin update-grub >/dev/null 2>&1\n"
+    scrub.write_text(kernel + text, encoding="utf-8")
+    try:
+        cloud.run("cmimage", "build", "generic", "--include", "linux-image-amd64", "--cache", f"{CACHE}/images")
+        cloud.run("vmcreate", "-n", "generic", "--image", "generic", "-m", "640")
+        cloud.run("vmwarm", "generic")
+    finally:
+        scrub.unlink()
+    home = Path(cloud.home, "nine")
+    for folder, mode in (("data", 0o777), ("ro", 0o755)):
+        (home / folder).mkdir(parents=True)
+        (home / folder).chmod(mode)
+    (home / "ro/note").write_text("read me\n", encoding="utf-8")
+    (home / "secret").write_text("the host's\n", encoding="utf-8")
+    (home / "secret").chmod(0o666)
+    alone = NoVirtiofsd(cloud.home, cloud.realm)
+    (name,) = alone.run("vminstantiate", "-n", "generic", "--instant", "-g", "shares", "-t", "nine", "--share",
+                        f"{home}/data:/srv/data", "--share", f"{home}/ro:/srv/ro:ro").split()
+    yield Sharing(alone, name, home / "data", home / "ro")
+    cloud.run("vmstop", "-d", "-y", "--timeout", "5", name)
+
+
+def test_an_instant_clone_has_its_shares_by_9p_where_there_is_no_virtiofsd(nine: Sharing) -> None:
+    test_files_of_either_side_are_seen_on_the_other(nine)
+    test_no_way_leads_out_of_a_share(nine)
+    test_what_is_read_only_is_not_written_to(nine)
+    nine.guest("cd /srv/data && install -m 0640 /dev/null mine")
+    uid, gid, mode = owner_and_mode(nine.data / "mine")
+    assert uid == gid >= identity.UID_MIN and mode == 0o640
+    assert nine.guest("findmnt -no FSTYPE /srv/data") == "9p\n"
+    nine.cloud.run("vmrestart", nine.name)
+    assert nine.guest("cat /srv/ro/note; findmnt -no FSTYPE /srv/ro").split() == ["read", "me", "9p"]
