@@ -155,6 +155,9 @@ def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Mach
         return machine
     with contextlib.suppress(NotFound):
         other = store.machine(name)
+        if other.definition == definition:
+            raise AlreadyExists(f"definition '{definition}' had another id before: the machine '{name}' has that",
+                                hint=f"sudo vmunit remove {definition}")
         what = f"that of definition '{other.definition}'" if other.definition else "with another id"
         raise AlreadyExists(f"there is a machine '{name}' already, {what}", hint="vmrunning -a lists them")
     return None

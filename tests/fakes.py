@@ -794,6 +794,12 @@ class FakeSysfs(vfio.Sysfs):
         (folder / "nvidia/placement_id").write_text("")
         (folder / "remove").touch()
         self._linked(folder / "mdev_type", type)
+        number = self.top / "sys/kernel/iommu_groups" / uuid
+        (number / "devices").mkdir(parents=True, exist_ok=True)
+        self._linked(folder / "iommu_group", number)
+        file = self.top / "dev/vfio" / uuid
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
         self._linked(self.top / vfio.MDEV / uuid, folder)
 
     def _placement_id(self, where: Path, text: str) -> None:
@@ -805,6 +811,8 @@ class FakeSysfs(vfio.Sysfs):
         instances = (folder / "mdev_type").resolve() / "available_instances"
         instances.write_text(f"{int(instances.read_text()) + 1}\n")
         (self.top / vfio.MDEV / folder.name).unlink()
+        self.given.pop(folder.name, None)
+        (self.top / "dev/vfio" / folder.name).unlink()
         shutil.rmtree(folder)
 
 

@@ -156,7 +156,12 @@ def teller(args: argparse.Namespace, *, verbose: bool = False) -> Callable[[str]
     """Returns the function that tells progress on stderr: nothing with -q, `verbose` lines only with -v."""
     if args.quiet or (verbose and not args.verbose):
         return lambda line: None
-    return lambda line: print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+    return lambda line: print(f"{os.path.basename(sys.argv[0])}: {plain(line)}", file=sys.stderr, flush=True)
+
+
+def plain(text: str) -> str:
+    """Lines that do nothing to a terminal: a QEMU in a guest's hands may have a say in what is told."""
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
 def tell_accelerator(args: argparse.Namespace, host: Host, settings: Settings) -> None:
@@ -254,7 +259,7 @@ def run(prog: str, command: Callable[[Any], int | None], args: object) -> int:
 
 def _complain(prefix: str | None, message: str, prog: str, hint: str | None) -> None:
     """`prefix: message`, and below it one line with what to do next."""
-    text = "".join(f"{prefix}: {line}\n" if prefix else f"{line}\n" for line in message.splitlines())
-    sys.stderr.write(text + (f"{prog}: ({hint})\n" if hint else ""))
+    text = "".join(f"{prefix}: {line}\n" if prefix else f"{line}\n" for line in plain(message).splitlines())
+    sys.stderr.write(text + (f"{prog}: ({plain(hint)})\n" if hint else ""))
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from cloudme import monitors
+from cloudme import cli, monitors
 from cloudme.cli import selection
 from cloudme.errors import CloudMeError
 from cloudme.monitors import Speaker
@@ -31,5 +31,5 @@ class Troubles:
     def tell(self, name: str, error: CloudMeError) -> None:
         self.status = self.status or error.exit_status
         message = error.message if f"'{name}'" in error.message else f"{name}: {error.message}"
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+        print(f"{os.path.basename(sys.argv[0])}: {cli.plain(message)}", file=sys.stderr, flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from cloudme import cli
@@ -13,6 +14,10 @@ from cloudme.operations.preparing import foreground, notes, tenant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from cloudme.layout import World
 
 
 def root_only() -> None:
@@ -28,19 +33,24 @@ def prepare(args: argparse.Namespace) -> None:
     _named(args)
     site = definitions.site(args)
     machines = site.pick(args.names)
-    host = cli.host(args)
+    host, world = cli.host(args), cli.world(args)
     plan = preparing.plan_tpms if args.tpm else preparing.plan
-    steps = plan(host, cli.world(args), machines, site.host)
-    for doubt in [] if args.tpm else preparing.doubts(host, machines):
-        cli.teller(args)(doubt)
-    with cli.transaction(args, host) as transaction:
+    with _alone(args, world, [machine.name for machine in machines]), cli.transaction(args, host) as transaction:
+        steps = plan(host, world, machines, site.host)
+        for doubt in [] if args.tpm else preparing.doubts(host, machines):
+            cli.teller(args)(doubt)
         transaction.apply(steps)
-        if args.tpm or args.root is not None or transaction.dry_run:
-            return
+    if args.tpm or args.root is not None or args.dry_run:
+        return
     try:
         definitions.publish(args, host, machines, site)
     except CloudMeError as error:  # it can run all the same
         cli.teller(args)(f"{error.message}: vmrunning does not know of it")
+
+
+def _alone(args: argparse.Namespace, world: World, machines: Sequence[str]) -> AbstractContextManager[None]:
+    """Nobody else prepares these machines, or tears them down; a dry run changes nothing, and waits for nobody."""
+    return contextlib.nullcontext() if args.dry_run else notes.alone(world, machines)
 
 
 def _named(args: argparse.Namespace) -> None:
@@ -76,13 +86,15 @@ def run(args: argparse.Namespace) -> int:
     for doubt in preparing.doubts(host, [machine]):
         cli.teller(args)(doubt)
     with cli.transaction(args, host) as transaction:
-        transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
+        with _alone(args, world, [machine.name]):
+            transaction.apply([*preparing.plan(host, world, [machine], site.host), folder])
         if args.dry_run:
             print(shlex.join(argv))
             return 0
         status = foreground.attend(host, one, argv, say=cli.teller(args))
         with uninterrupted():
             transaction.keep()  # volumes stay the machine's
+            host.qemu.bury(machine.uuid)  # what a QEMU that was taken over may have left behind
             folder.undo(host)
             preparing.tear_down(host, world, [machine.name], dry_run=False,
                                 say=cli.teller(args, verbose=True))

@@ -14,8 +14,10 @@ from cloudme.errors import CloudMeError, NotPermitted, UsageError
 from cloudme.formats.definitions import Site
 from cloudme.formats.definitions import units as texts
 from cloudme.model.definitions.nouns import DefinitionName, Merged
+from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations import units
+from cloudme.operations.preparing import tenant
 
 STALE = 1
 COLOURS = {"active": 32, "failed": 31, "activating": 33, "deactivating": 33, "reloading": 33}
@@ -29,8 +31,14 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def folders(args: argparse.Namespace) -> units.Folders:
+    """Raises NotPermitted where a link below a root leads to files of this host's."""
     root = os.path.abspath(args.root) if args.root is not None else None
-    return units.Folders(layout.units(root), layout.sysusers(root), root)
+    found = units.Folders(layout.units(root), layout.sysusers(root), root)
+    whole = os.path.realpath(root or "/")
+    for folder in (found.units, found.users):
+        if root and os.path.commonpath([whole, os.path.realpath(folder)]) != whole:
+            raise NotPermitted(f"{folder} leads out of {args.root}", hint="nothing was written")
+    return found
 
 
 def generate(args: argparse.Namespace) -> int | None:
@@ -51,6 +59,8 @@ def generate(args: argparse.Namespace) -> int | None:
             print(change.path)
         return STALE if changes else None
     _permitted(args, where)
+    for machine in machines if where.root is None else ():
+        tenant.check_group(machine, site.host)
     for change in changes:
         _tell_difference(args, change)
     with cli.transaction(args, host) as transaction:
@@ -137,9 +147,22 @@ def remove(args: argparse.Namespace) -> None:
     where, host = folders(args), cli.host_outside(args)
     names = names or units.known(host, where)
     _permitted(args, where)
+    bare = _without_unit(args, where, host, names)
     with cli.transaction(args, host) as transaction:
-        units.remove(transaction, where, names)
+        if whole := [name for name in names if name not in bare]:
+            units.remove(transaction, where, whole)
         _withdraw(args, transaction, where, names)
+
+
+def _without_unit(args: argparse.Namespace, where: units.Folders, host: Host, names: Sequence[str]) -> list[str]:
+    """Those that vmprepare alone has put into the store: they have a record there, and no file of ours."""
+    from cloudme import defined
+
+    bare = [name for name in names if all(host.files.mode(path) is None for path in where.of(name))]
+    if where.root is not None or not bare:
+        return []
+    store = cli.store(args)
+    return [name for name in bare if defined.find(store, name)]
 
 
 def status(args: argparse.Namespace) -> None:

@@ -35,9 +35,13 @@ def text(name: str, config: str, /, **values: Any) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _environment(config: str) -> jinja2.Environment:
-    """It keeps the templates that it has read: five hundred units are made of one."""
-    import jinja2
+    """It keeps the templates that it has read: five hundred units are made of one.
 
-    return jinja2.Environment(
+    With --root the templates are another host's: they may say what is in a unit there, and run nothing here.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(
         loader=jinja2.FileSystemLoader([os.path.join(config, "templates"), layout.text_templates()]),
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)

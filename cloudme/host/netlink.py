@@ -211,7 +211,7 @@ class Links:
         try:
             _persist(name, uid)
             with _netlink() as netlink:
-                netlink.link("set", index=socket.if_nametoindex(name), mtu=mtu)
+                netlink.link("set", index=socket.if_nametoindex(name), mtu=mtu, address=_high())
         except OSError as error:
             raise _refused(error, "") from error
 
@@ -291,6 +291,11 @@ def _owner(link: Any) -> int | None:
 def _stem(mac: str) -> str:
     """What the name of a tap begins with, as 'cm4f2a11-': it tells whose it is, and no other machine's ever has it."""
     return f"cm{mac.replace(':', '')[-6:]}-"
+
+
+def _high() -> str:
+    """An address for a tap: a bridge takes the lowest of its ports' for its own, and is not to change it."""
+    return f"fe:{os.urandom(5).hex(':')}"
 
 
 def _persist(name: str, uid: int) -> None:

@@ -67,11 +67,11 @@ async def _ended(name: str, client: QMPClient, timeout_s: float, say: Say) -> bo
 
 
 async def _closed(client: QMPClient, timeout_s: float, command: str) -> bool:
-    """Give a command, and wait for the socket to be closed."""
-    with contextlib.suppress(QMPError):
-        await client.execute(command)
+    """Give a command, and wait for the socket to be closed. QEMU may be stuck, and not even answer."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
+            with contextlib.suppress(QMPError):
+                await client.execute(command)
             while client.runstate == Runstate.RUNNING:
                 await client.runstate_changed()
     return client.runstate != Runstate.RUNNING

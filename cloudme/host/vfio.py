@@ -15,6 +15,7 @@ from cloudme.errors import HostUnavailable, NotPermitted, TimedOut
 from cloudme.model.devices import VFIO, Mediated, MediatedType, PciDevice
 
 PCI, MDEV, GROUPS, BLOCK = "sys/bus/pci", "sys/bus/mdev/devices", "sys/kernel/iommu_groups", "sys/block"
+NUMBERS = "sys/dev/block"
 LOCK = "run/machina-mdev.lock"
 MULTIPATH = re.compile(r"^(nvme\d+)c\d+(n\d+)$")
 """One of several ways to a disk, which nobody opens (drivers/nvme/host/multipath.c)."""
@@ -53,6 +54,11 @@ class Sysfs:
             return None
         return state.st_uid, state.st_gid
 
+    def is_used(self, number: str) -> bool:
+        folder = os.path.realpath(self._at(NUMBERS, number))
+        disk = os.path.basename(folder)
+        return os.path.isdir(folder) and (self._claimed(disk) or self._mounted(disk, folder))
+
     def types(self, address: str) -> Sequence[MediatedType]:
         """A driver need not give its types names: then they have their ids only."""
         folder = self._at(PCI, "devices", address, "mdev_supported_types")
@@ -65,7 +71,7 @@ class Sysfs:
             folder = os.path.realpath(self._at(MDEV, uuid))
             placement = _read(folder, "nvidia", "placement_id")
             found.append(Mediated(uuid=uuid, parent=os.path.basename(os.path.dirname(folder)),
-                                  type=_link(folder, "mdev_type"),
+                                  type=_link(folder, "mdev_type"), group=_link(folder, "iommu_group"),
                                   placement=int(placement, 0) if placement.isalnum() else None))
         return found
 
@@ -146,10 +152,11 @@ class Sysfs:
             return error.errno == errno.EBUSY
         return False
 
-    def _mounted(self, disk: str) -> bool:
+    def _mounted(self, disk: str, folder: str = "") -> bool:
         """The same without opening it, which systemd forbids in a unit (DevicePolicy): ZFS is not seen then."""
-        parts = [disk, *(name for name in _names(self._at(BLOCK, disk)) if name.startswith(disk))]
-        folders = [self._at(BLOCK, disk), *(self._at(BLOCK, disk, part) for part in parts[1:])]
+        top = folder or self._at(BLOCK, disk)
+        parts = [disk, *(name for name in _names(top) if name.startswith(disk))]
+        folders = [top, *(os.path.join(top, part) for part in parts[1:])]
         mounts = [line.split() for line in _read(self._at("proc/self/mountinfo")).splitlines()]
         used = {mount[2] for mount in mounts} | {mount[mount.index("-") + 2] for mount in mounts}
         used |= {line.split()[0] for line in _read(self._at("proc/swaps")).splitlines()}

@@ -38,12 +38,14 @@ class MediatedType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mediated:
-    """A mediated device. parent: the PCI address. placement: where NVIDIA's driver has put it; None: unsaid."""
+    """A mediated device. parent: the PCI address. placement: where NVIDIA's driver has put it; None: unsaid. group: the
+    number of its IOMMU group, by which QEMU opens it: it has one of its own; '': none."""
 
     uuid: str
     parent: str
     type: str
     placement: int | None = None
+    group: str = ""
 
 
 class Devices(Protocol):
@@ -53,6 +55,9 @@ class Devices(Protocol):
 
     def group(self, number: str) -> Sequence[PciDevice]:
         """All devices of an IOMMU group: they cannot be kept apart."""
+
+    def is_used(self, number: str) -> bool:
+        """Whether the host uses the block device, or a part of it: mounted, swap, RAID, LVM. number: as '8:1'."""
 
     def has_driver(self, driver: str) -> bool:
         """Whether the kernel has loaded this driver of PCI devices."""

@@ -202,6 +202,8 @@ def _idle(host: Host, machine: Merged, place: Place) -> None:
     for unit in units:
         if host.files.mode(place.at(os.path.join(UNITS, unit))) is not None:
             raise Busy(f"'{machine.name}' has a unit, {unit}", hint=f"sudo vmunit remove {machine.name}{there}")
+    if not place.root and os.path.exists(place.store.world.prepared(machine.name)):
+        raise Busy(f"the host is prepared for '{machine.name}'", hint=f"sudo vmteardown {machine.name}")
     for name, known in everywhere(place.store.world, lambda other: other.uuid == machine.uuid).items():
         hint = f"sudo vmunit remove {machine.name}" if known.definition else f"vmstop -d {name}"
         raise NotPermitted(f"'{machine.name}' is the machine '{name}' of the store, too", hint=hint)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cloudme import index, layout
 from cloudme.errors import AlreadyExists, Busy, NotFound
 from cloudme.formats.definitions import units
 from cloudme.model.ports import Host
@@ -239,7 +240,8 @@ def remove(transaction: Transaction, folders: Folders, machines: Sequence[str]) 
     writes = changes(host, folders, {machine: {} for machine in machines})
     if strange := {path for paths in there.values() for path in paths} - {one.path for one in writes}:
         raise AlreadyExists(f"{min(strange)} is not ours", hint="whoever made it knows how to remove it")
-    if busy := running(host, folders, machines):
+    unseen = [machine for machine in machines if folders.root is None and index.held(layout.machina_lock(machine))]
+    if busy := list(dict.fromkeys([*running(host, folders, machines), *unseen])):  # vmrun needs no unit
         raise Busy(f"{', '.join(busy)} {'run' if busy[1:] else 'runs'}", hint=f"vmstop {' '.join(busy)}")
     here = folders.root is None and host.units.running()
     names = tuple(os.path.basename(one.path) for one in writes if one.path.endswith(".service"))

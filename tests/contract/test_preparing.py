@@ -45,7 +45,8 @@ class Site:
         self.world = World(data=str(home), run=str(home / "run"), config=str(home))
         pool = {"path": str(self.disks), "pattern": "${volume}"}
         self.machina.host({"accelerator": "tcg", "storage": {
-            "raw": pool | {"type": "raw"}, "qcow2": pool | {"type": "qcow2"}, "iso": pool | {"type": "iso-scsi"},
+            "raw": pool | {"type": "raw"}, "qcow2": pool | {"type": "qcow2"},
+            "qcow2-block": pool | {"type": "qcow2-block"}, "iso": pool | {"type": "iso-scsi"},
             "own": pool | {"type": "firmware"}, "fw": pool | {"type": "firmware", "readonly": True,
                                                               "pattern": "${volume}.fd"},
             "folder": pool | {"type": "vvfat-block"}, "tpm": pool | {"type": "tpm-data"}}})
@@ -132,6 +133,18 @@ def test_a_group_that_the_definition_names_may_own_its_disks(site: Site) -> None
     assert owner(path) == (UID, 5555, 0o600)
 
 
+def test_a_group_of_the_systems_is_the_hosts_to_give(site: Site) -> None:
+    group: dict[str, Any] = {"filesystem": {"group": {"name": "disk"}}}
+    more = {"attrs": {"memory": {"ram": 64}}}
+    site.machina.machine("vm", {**more, "privileges": group})
+    assert "'disk' is a group of the system's" in site.refused(NotPermitted)
+    site.machina.machine("vm", {**more, "privileges": {"filesystem": {"group": {"name": "mine", "id": 6}}}})
+    site.refused(NotPermitted)
+    site.machina.host({"accelerator": "tcg", "tag": {"t": {"privileges": group}}})
+    site.machina.machine("vm", {**more, "tags": ["t"]})
+    assert site.prepare() == []
+
+
 def test_all_volumes_that_are_missing_are_named_at_once(site: Site) -> None:
     site.define(("a", "raw"), ("b", "iso"))
     said = site.refused(NotFound)
@@ -139,7 +152,7 @@ def test_all_volumes_that_are_missing_are_named_at_once(site: Site) -> None:
 
 
 def test_what_is_read_only_has_to_be_readable(site: Site) -> None:
-    path = site.file("iso", mode=0o600)
+    path = site.file("iso", mode=0o640)
     site.define(("iso", "iso"))
     assert f"chmod o+r {path}" in site.refused(NotPermitted)
     path.chmod(0o644)
@@ -149,6 +162,22 @@ def test_what_is_read_only_has_to_be_readable(site: Site) -> None:
     assert site.prepare() == [] and owner(path) == (0, 0, 0o644)
 
 
+def test_what_root_has_for_itself_alone_the_machine_may_read(site: Site) -> None:
+    """As the cloud-init disk of a machine of ours: private keys are on it, and nobody else is to read them."""
+    path = site.file("iso", mode=0o400)
+    site.define(("iso", "iso"))
+    assert site.prepare() == [f"let the user machina-vm ({UID}) read {path}"]
+    assert owner(path) == (0, UID, 0o440)
+    assert site.prepare() == []
+    os.chown(path, ALICE, ALICE)
+    path.chmod(0o600)
+    site.refused(NotPermitted)
+    os.chown(path, 0, 0)
+    os.link(path, site.home / "second")
+    site.refused(NotPermitted)
+    assert owner(path) == (0, 0, 0o600)
+
+
 def test_a_folder_that_is_closed_is_told_for_disks_too(site: Site) -> None:
     site.file("os")
     site.define(("os", "raw"))
@@ -156,12 +185,13 @@ def test_a_folder_that_is_closed_is_told_for_disks_too(site: Site) -> None:
     assert f"chmod o+x {site.disks}" in site.refused(NotPermitted)
 
 
-def test_what_a_disk_stands_on_is_readable_and_not_given_away(site: Site) -> None:
+@pytest.mark.parametrize("kind", ["qcow2", "qcow2-block"])
+def test_what_a_disk_stands_on_is_readable_and_not_given_away(site: Site, kind: str) -> None:
     base, middle, top = site.file("base"), site.disks / "middle", site.disks / "os"
     for path, below in ((middle, "base"), (top, "middle")):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", below, "-F",
                         "raw" if below == "base" else "qcow2", str(path), "1M"], check=True)
-    site.define(("os", "qcow2"))
+    site.define(("os", kind))
     base.chmod(0o600)
     assert f"chmod o+r {base}" in site.refused(NotPermitted)
     base.chmod(0o644)

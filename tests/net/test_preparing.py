@@ -120,6 +120,7 @@ def test_a_machines_own_user_opens_its_tap_and_frames_pass_the_bridge(
     told(realm, machina, "vmprepare", "--all")
     one, two = machina.read().pick(["one", "two"])
     found = tap(realm, "one.0")
+    assert str(found["address"]).startswith("fe:")  # the bridge keeps its own
     assert found["master"] == "bridge0" and found["linkinfo"]["info_data"]["user"] == accounts.of(one).uid  # type: ignore[index]
     notes = Path(realm.store.world.prepared("one"))
     assert stat.S_IMODE(notes.stat().st_mode) == 0o600 and '"one.0"' in notes.read_text()

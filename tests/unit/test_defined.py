@@ -161,6 +161,23 @@ def test_all_users_see_it_too(site: Site) -> None:
     assert (found["name"], found["state"], found["address"]) == ("vm", "running", "192.0.2.7")
 
 
+def test_what_was_prepared_and_has_no_unit_is_withdrawn_too(
+    site: Site, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    """Else it could neither be removed nor destroyed: vmdestroy refuses what the store has."""
+    monkeypatch.setattr(layout, "units", lambda root: str(tmp_path / "units"))
+    monkeypatch.setattr(layout, "sysusers", lambda root: str(tmp_path / "users"))
+    site.define()
+    assert command("vmunit", "remove", "vm").status == 0
+    assert site.store.machines() == [] and command("vmunit", "remove", "vm").status == 66
+
+
+def test_another_id_is_told_as_such(site: Site) -> None:
+    site.define()
+    with pytest.raises(AlreadyExists, match="had another id before"):
+        site.define(id=OTHER)
+
+
 def test_a_definition_without_a_record_waits_for_its_unit(site: Site, command: Callable[..., Ended]) -> None:
     site.define("Web.00")
     for name in ("b", "a", ".hidden"):

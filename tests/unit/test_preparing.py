@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,20 @@ def test_vmrun_refuses_a_machine_that_runs(site: Site, lock_file: str) -> None:
     with pytest.raises(Busy, match="'vm' runs"):
         foreground.check(one)
     os.close(lock)
+
+
+def test_of_two_that_prepare_a_machine_one_waits(site: Site) -> None:
+    """The second would write the notes without those of the first."""
+    order: list[str] = []
+
+    def second() -> None:
+        with notes.alone(site.world, ["vm"]):
+            order.append("second")
+
+    with notes.alone(site.world, ["vm", "other", "vm"]):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"] and notes.names(site.world) == []

@@ -38,8 +38,11 @@ def test_a_mediated_device_is_made_at_the_first_supplier_that_has_one_left(site:
     assert (found.uuid, found.parent, found.type) == (UUID, B, "nvidia-259")
     assert [type.available for type in site.sysfs.types(B)] == [2, 0]
     assert site.notes["mediated"] == [{"uuid": UUID, "address": B, "type": "nvidia-259"}]
+    uid = identity.uid(site.machina.one().uuid)
+    assert site.sysfs.owner(found.group) == (uid, uid)
     assert site.prepare() == []
     site.tear_down()
+    assert site.notes == {}
     assert site.sysfs.mediated() == [] and [type.available for type in site.sysfs.types(B)] == [2, 1]
 
 
@@ -68,6 +71,20 @@ def test_a_device_with_this_uuid_and_another_type_is_refused(site: Site) -> None
     site.sysfs.create(A, "nvidia-256", UUID)
     assert "nvidia-256" in refused(site, AlreadyExists)
     assert len(site.sysfs.mediated()) == 1
+
+
+def test_one_that_is_there_becomes_the_machines_unless_another_runs_with_it(site: Site) -> None:
+    mediated(site, A)
+    site.sysfs.device(A, types=SMALL)
+    site.sysfs.create(A, "nvidia-259", UUID)
+    (found,) = site.sysfs.mediated()
+    other = identity.UID_MIN + 5
+    site.sysfs.give(found.group, other, other)
+    site.qemu.alive.add(other)
+    assert "another machine" in refused(site, Busy)
+    site.qemu.alive.clear()
+    assert site.prepare() == [f"give /dev/vfio/{found.group} to the user machina-vm "
+                              f"({identity.uid(site.machina.one().uuid)})"]
 
 
 def test_places_are_chosen_and_sizes_mixed_where_the_host_says_so(site: Site) -> None:
@@ -206,3 +223,40 @@ def test_a_group_that_another_running_machine_has_is_busy(site: Site) -> None:
     assert "another machine" in refused(site, Busy)
     site.qemu.alive.clear()
     assert len(site.prepare()) == 1
+
+
+def test_a_device_that_was_lent_on_is_not_taken_from_who_has_it(site: Site) -> None:
+    """A machine whose start is refused is torn down all the same (ExecStopPost), by notes of a start before."""
+    whole(site, B)
+    site.sysfs.device(B, driver="nouveau", group="7")
+    site.sysfs.driver("vfio-pci")
+    site.prepare()
+    site.sysfs.give("7", identity.UID_MIN + 5, identity.UID_MIN + 5)
+    site.qemu.alive.add(identity.UID_MIN + 5)
+    with pytest.raises(Busy):
+        site.prepare()
+    with pytest.raises(Busy, match="in use by a machine"):
+        site.tear_down()
+    assert site.sysfs.group("7")[0].driver == "vfio-pci" and site.notes["bound"]
+    site.qemu.alive.clear()
+    site.tear_down()
+    assert site.sysfs.group("7")[0].driver == "nouveau" and site.notes == {}
+
+
+@pytest.mark.parametrize("use", ["mount", "part", "holder", "claim", ""])
+def test_a_block_device_that_the_host_uses_is_known_by_its_number(site: Site, use: str) -> None:
+    disk = site.sysfs.top / "sys/devices/virtual/block/sda"
+    (disk / "sda1/holders").mkdir(parents=True)
+    (disk / "dev").write_text("8:0\n")
+    (disk / "sda1/dev").write_text("8:1\n")
+    for number, folder in (("8:0", disk), ("8:1", disk / "sda1")):
+        site.sysfs._linked(site.sysfs.top / "sys/dev/block" / number, folder)
+    proc = site.sysfs.top / "proc/self/mountinfo"
+    proc.parent.mkdir(parents=True)
+    proc.write_text(f"22 1 {'8:1' if use in ('mount', 'part') else '0:20'} / / rw - ext4 /dev/root rw\n")
+    if use == "holder":
+        (disk / "sda1/holders/dm-0").mkdir()
+    if use == "claim":
+        site.sysfs.claimed |= {"sda", "sda1"}
+    assert site.sysfs.is_used("8:0" if use == "part" else "8:1") == bool(use)
+    assert not site.sysfs.is_used("9:9")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cloudme.errors import SpecError
 from cloudme.formats.definitions import Site, quoting, units
-from cloudme.model.definitions import accounts
+from cloudme.model.definitions import accounts, tpm
 from cloudme.model.definitions.nouns import Merged
 from cloudme.qemu.definitions import command
 from cloudme.qemu.launch import BINARY
@@ -267,8 +267,8 @@ def from_documents(machina: Machina, host: dict[str, Any], machine: dict[str, An
 
 KEYS = {key for _, key, _ in unitfiles.assignments(GOLDEN.read_text("utf-8"))} | {
     "BindsTo", "BindPaths", "BindReadOnlyPaths", "CPUQuota", "TasksMax", "IOReadBandwidthMax", "IOWriteBandwidthMax",
-    "StopWhenUnneeded", "PrivateDevices", "PrivateNetwork"}
-PATHS = ("ReadWritePaths", "BindPaths", "BindReadOnlyPaths", "RequiresMountsFor")
+    "StopWhenUnneeded", "PrivateDevices", "PrivateNetwork", "InaccessiblePaths"}
+PATHS = ("ReadWritePaths", "InaccessiblePaths", "BindPaths", "BindReadOnlyPaths", "RequiresMountsFor")
 
 
 @given(documents())
@@ -287,4 +287,4 @@ def test_nothing_in_a_definition_escapes_its_place(machina: Machina, given_docum
     assert {word.removeprefix("-") for _, key, value in lines if key in PATHS
             for word in unitfiles.words(value)} <= files | folders
     commands = [unitfiles.words(value, command=True) for _, key, value in lines if key == "ExecStart"]
-    assert commands[0] == wanted and len(commands) == 1 + units.has_swtpm(merged)
+    assert commands[0] == wanted and len(commands) == 1 + (tpm.of(merged, "") is not None)

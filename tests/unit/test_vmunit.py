@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from cloudme.host.files import Below
 from cloudme.model.definitions import accounts
 from cloudme.model.steps import Transaction
 from cloudme.operations import units as operations
+from cloudme.store import take_lock
 from tests import fakes
 from tests.conftest import Ended
 from tests.unit.test_definitions import OTHER, Machina
@@ -200,3 +202,32 @@ def test_a_step_that_fails_leaves_what_was_there(live: Live, root: Path) -> None
         operations.remove(it, folders, ["vm"])
         raise AlreadyExists("another")
     assert unit_of(root).read_text("utf-8") == before
+
+
+def test_a_template_of_another_host_runs_nothing_here(command: Callable[..., Ended], root: Path) -> None:
+    own = root / "etc/cloudme/templates/machine.service.j2"
+    own.parent.mkdir(parents=True)
+    own.write_text("{{ cycler.__init__.__globals__.os.getpid() }}\n", "utf-8")
+    ended = vmunit(command, root, "generate", "vm")
+    assert ended.status == 78 and "unsafe" in ended.stderr and not unit_of(root).exists()
+
+
+def test_links_below_a_root_lead_nowhere_else(command: Callable[..., Ended], root: Path, home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (root / "etc/systemd").symlink_to(home)
+    ended = vmunit(command, root, "generate", "vm")
+    assert ended.status == 77 and "leads out of" in ended.stderr and not (home / "system").exists()
+
+
+def test_what_vmrun_runs_is_not_removed(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its unit is inactive, and its user would be taken from it."""
+    _, transaction, folders, wanted = live
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(tmp_path / "m"))
+    (tmp_path / "m/vm").mkdir(parents=True)
+    it = transaction()
+    operations.write(it, folders, operations.changes(it.host, folders, wanted))
+    lock = take_lock(str(tmp_path / "m/vm/lock"))
+    with pytest.raises(Busy, match="vm runs"):
+        operations.remove(it, folders, ["vm"])
+    os.close(lock)
+    operations.remove(it, folders, ["vm"])

@@ -71,11 +71,6 @@ def users(machine: str) -> str:
     return f"machina-{machine}.conf"
 
 
-def has_swtpm(machine: Merged) -> bool:
-    """Whether a swtpm of its own serves it, and not one that somebody else starts."""
-    return machine.attributes.tpm and not machine.attributes.tpm_socket
-
-
 def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]], *, run: str,
           config: str) -> dict[str, str]:
     """The name of each file -> what is in it.
@@ -94,10 +89,12 @@ def texts(machine: Merged, host: HostConfiguration, argv: Sequence[Sequence[str]
         "kvm": host.accelerator == "kvm", "qmp": attributes.qmp, "taps": bool(machine.connections),
         "vfio": bool(machine.devices), "ports": bool(attributes.spice or attributes.agent_port)}
     head = f"{MARK}. What is to stay goes into {{}}.d/NAME.conf: here it is lost.\n"
+    its = tpm.of(machine, run)
     made = {unit(name): render.text(
-        "machine.service.j2", config, command=command, swtpm=swtpm_unit(name) if has_swtpm(machine) else "",
+        "machine.service.j2", config, command=command, swtpm=swtpm_unit(name) if its else "",
+        others=[Place(its.folder, True, folder=True)] if its else [],
         limits=list(_limits(attributes.limits, places)), **_granted(places), **values)}
-    if its := tpm.of(machine, run):
+    if its:
         made[swtpm_unit(name)] = render.text(
             "swtpm.service.j2", config, command=_line(its.daemon), setup=[_line(words) for words in its.setup],
             **_granted([Place(its.folder, True, folder=True)]), **values)

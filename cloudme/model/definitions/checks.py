@@ -7,6 +7,7 @@ from ipaddress import ip_interface
 
 from cloudme.model.definitions import identity
 from cloudme.model.definitions.nouns import Body, Complaint, HostConfiguration, Kind, Merged, Source
+from cloudme.model.identity import uid
 
 WORDS = {"tag": "tag", "storage": "storage pool", "network": "network", "class": "class of devices",
          "processor": "processor"}
@@ -100,6 +101,7 @@ def _unique(machine: Merged) -> Iterator[tuple[str, object, Source, str]]:
     attributes = machine.attributes
     yield "the name", machine.name.lower(), sources["name"], f"'{machine.name}'"
     yield "the id", machine.uuid, sources["id"], machine.uuid
+    yield "the user's number that follows from the id", uid(machine.uuid), sources["id"], str(uid(machine.uuid))
     for key, port in (("attrs.agent.qemu.port", attributes.agent_port), ("attrs.spice.port", attributes.spice_port)):
         if port:
             yield "port", port, sources[key], str(port)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 from cloudme import index, layout
@@ -46,13 +47,22 @@ def tear_down(
     """Undo what was prepared for machines, by the notes of it alone: no definition is needed, nor the same one.
 
     names:   none for all of which there are notes.
-    Raises:  Busy where one of them runs: then nothing was undone. Where something cannot be undone all else is, and the
-             first failure is raised, with the words of all.
+    Raises:  Busy where one runs: then nothing was undone, if it is among those that are named, else all of the others.
+             Where something cannot be undone all else is, and the first failure is raised, with the words of all.
     """
     chosen = list(dict.fromkeys(names)) or notes.names(world)
-    if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
-        raise Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}")
-    problems: list[CloudMeError] = []
+    with contextlib.nullcontext() if dry_run else notes.alone(world, chosen):
+        problems: list[CloudMeError] = []
+        if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
+            problems.append(Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}"))
+            chosen = [] if names else [name for name in chosen if name not in alive]
+        _tear_down(host, world, chosen, problems, say=say, dry_run=dry_run)
+
+
+def _tear_down(
+    host: Host, world: World, chosen: Sequence[str], problems: list[CloudMeError], *, say: Callable[[str], None],
+    dry_run: bool,
+) -> None:
     for name in chosen:
         try:
             for step in steps(notes.read(world, name)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from cloudme.disk import reported
 from cloudme.errors import AlreadyExists, ConfigError, NotFound
@@ -23,7 +25,10 @@ DESCRIPTORS = ("/etc/qemu/firmware", "/usr/share/qemu/firmware")
 
 @dataclass(slots=True)
 class MakeVariables:
-    """A link makes it: whole, or not at all, and never over another file."""
+    """A link makes it: whole, or not at all, and never over another file.
+
+    Root reads the template, and gives the machine what is in it: nobody else may have led to it.
+    """
 
     template: str
     path: str
@@ -40,7 +45,7 @@ class MakeVariables:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(temporary, flags, volumes.OWN, dir_fd=at)
             try:
-                with open(self.template, "rb") as source, os.fdopen(fd, "wb") as target:
+                with os.fdopen(fd, "wb") as target, _opened(self.tenant, self.template) as source:
                     shutil.copyfileobj(source, target)
                     target.flush()
                     os.fchmod(target.fileno(), volumes.OWN)
@@ -82,7 +87,8 @@ def plan(host: Host, tenant: Tenant) -> Iterator[Step]:
                        f"{template or sibling or code.path} is missing" if template or sibling else
                        f"{tenant.name}: there is no {variables.path}, and nothing to make it from",
                        hint="attrs.firmware.template names what variables are copied from")
-    _same_size(tenant, template, described)
+    with _opened(tenant, template):
+        _same_size(tenant, template, described)
     folder = os.path.dirname(variables.path)
     with paths.opened(folder, tenant.uid, tenant.gid, into=True):
         pass
@@ -100,6 +106,16 @@ def doubts(host: Host, machine: Merged) -> Iterator[str]:
     if code and smm and not code.secure:
         yield (f'{machine.name}: {code.path} uses SMM, and "secure" is false at attrs.firmware.code: the guest can '
                "change the keys of secure boot")
+
+
+@contextlib.contextmanager
+def _opened(tenant: Tenant, template: str) -> Iterator[BinaryIO]:
+    """Raises NotFound, NotPermitted; ConfigError where it is no file."""
+    with paths.opened(template, tenant.uid, tenant.gid) as fd:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{tenant.name}: {template}, from which variables are to be made, is no file")
+        with reported(template), open(paths.by_number(fd), "rb") as source:
+            yield source
 
 
 def _descriptors(host: Host) -> Iterator[str]:

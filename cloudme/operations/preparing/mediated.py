@@ -1,4 +1,7 @@
-"""Mediated devices: parts of a device of the host's, made for one machine and known by a uuid that follows from it."""
+"""Mediated devices: parts of a device of the host's, made for one machine and known by a uuid that follows from it.
+
+Each has an IOMMU group of its own, whose file in /dev/vfio has to be the machine's: QEMU opens the device by it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from cloudme.model.definitions.nouns import Device, Supply
 from cloudme.model.devices import MediatedType
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
+from cloudme.operations.preparing import passthrough
 from cloudme.operations.preparing.notes import Entry
+from cloudme.operations.preparing.passthrough import Lend
 from cloudme.operations.preparing.tenant import Tenant
 
 
@@ -22,6 +27,7 @@ class MakeMediated:
     device: Device
     supplies: Sequence[Supply]
     entries: list[Entry] = field(default_factory=list)
+    lent: list[Lend] = field(default_factory=list)
 
     def describe(self) -> str:
         return f"make the mediated device {self.device.id} ({self.device.kind})"
@@ -35,8 +41,14 @@ class MakeMediated:
             _mixed(host, supply)
             host.devices.create(supply.address, type.id, self.device.id)
             _placed(host, self.tenant, self.device, supply)
+        for found in host.devices.mediated():
+            if found.uuid == self.device.id and found.group:
+                self.lent.append(Lend(self.tenant, found.group))
+                self.lent[-1].do(host)
 
     def undo(self, host: Host) -> None:
+        for lent in self.lent:
+            lent.undo(host)
         for entry in self.entries:
             remove(host, entry)
             self.tenant.notes.drop("mediated", entry)
@@ -59,6 +71,9 @@ def plan(host: Host, tenant: Tenant) -> Iterator[Step]:
             raise AlreadyExists(f"{tenant.name}: there is a mediated device {device.id}, of the type {found.type} on "
                                 f"{found.parent}, which is not '{device.kind}'",
                                 hint=f"if nobody uses it: echo 1 > /sys/bus/mdev/devices/{device.id}/remove")
+        elif found.group:
+            passthrough.check_free(host, tenant, device.id, found.group)
+            yield from passthrough.lending(host, tenant, found.group)
 
 
 def choose(

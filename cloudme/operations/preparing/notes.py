@@ -4,11 +4,14 @@ by then. An entry is written before the change that it is about, so that none is
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloudme import index
 from cloudme.disk import reported, write_atomic
 from cloudme.errors import StoreError
 from cloudme.layout import World
@@ -62,6 +65,21 @@ def read(world: World, name: str) -> Notes:
         raise StoreError(f"{path}: what was prepared cannot be read: {error}", hint="remove it, and what it names") \
             from error
     return notes
+
+
+@contextlib.contextmanager
+def alone(world: World, machines: Iterable[str]) -> Iterator[None]:
+    """While one of ours prepares machines, or tears them down, others wait: each writes all notes of a machine, and
+    what fails takes back what it finds."""
+    with contextlib.ExitStack() as held:
+        for name in sorted(set(machines)):
+            path = f"{world.prepared(name).removesuffix('.json')}.lock"
+            with reported(path):
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                held.callback(os.close, fd)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
+        yield
 
 
 def names(world: World) -> list[str]:

@@ -75,6 +75,13 @@ class Lend:
             self.tenant.notes.drop("lent", entry)
 
 
+def lending(host: Host, tenant: Tenant, group: str) -> Iterator[Lend]:
+    """The step, where the group is not this machine's already."""
+    owner = host.devices.owner(group)
+    if owner is None or owner[0] != tenant.uid:
+        yield Lend(tenant, group)
+
+
 def plan(host: Host, tenant: Tenant, links: Mapping[str, Link]) -> Iterator[Step]:
     """Raises HostUnavailable, Busy: then nothing has been taken from anybody."""
     whole = {supply.address: device for device in tenant.machine.devices for supply in tenant.host.supplies
@@ -91,9 +98,7 @@ def plan(host: Host, tenant: Tenant, links: Mapping[str, Link]) -> Iterator[Step
         if device.driver != VFIO:
             yield Bind(tenant.notes, {"address": address, "driver": device.driver})
     for group in dict.fromkeys(device.group for device in found.values()):
-        owner = host.devices.owner(group)
-        if owner is None or owner[0] != tenant.uid:
-            yield Lend(tenant, group)
+        yield from lending(host, tenant, group)
 
 
 def _check(host: Host, tenant: Tenant, device: PciDevice, links: Mapping[str, Link], own: set[str]) -> None:
@@ -106,13 +111,15 @@ def _check(host: Host, tenant: Tenant, device: PciDevice, links: Mapping[str, Li
         raise HostUnavailable(f"{tenant.name}: {device.address} shares the IOMMU group {device.group} with "
                               f"{', '.join(others)}: they can be given away together only",
                               hint="take the others from their drivers, or put the card into another slot")
-    owner = host.devices.owner(device.group)
-    if owner and owner[0] != tenant.uid and identity.UID_MIN <= owner[0] <= identity.UID_MAX \
-            and host.qemu.lives(owner[0]):
-        raise Busy(f"{tenant.name}: {device.address} is in use by another machine, which runs (user {owner[0]})")
+    check_free(host, tenant, device.address, device.group)
     if uses := [*_cards(device, links), *(f"the disk {disk} is in use" for disk in device.disks)]:
         raise Busy(f"{tenant.name}: {device.address} is in use by the host: {'; '.join(uses)}",
                    hint="take it out of use first, as ip link set NAME down, umount")
+
+
+def check_free(host: Host, tenant: Tenant, device: str, group: str) -> None:
+    if (user := _user(host, group)) not in (None, tenant.uid):
+        raise Busy(f"{tenant.name}: {device} is in use by another machine, which runs (user {user})")
 
 
 def _cards(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
@@ -126,10 +133,22 @@ def _cards(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
 
 
 def give_back(host: Host, entry: Entry) -> None:
-    """To the driver that it had; nothing where somebody else has taken it from VFIO since."""
+    """To the driver that it had; nothing where somebody else has taken it from VFIO since.
+
+    Raises:  Busy where a machine that runs has its group: it was lent on since this was noted.
+    """
     device = host.devices.pci(entry["address"])
     if device and device.driver in (VFIO, ""):
+        if user := _user(host, device.group):
+            raise Busy(f"{device.address} is in use by a machine, which runs (user {user})")
         host.devices.bind(entry["address"], entry["driver"])
+
+
+def _user(host: Host, group: str) -> int | None:
+    """The user of the machine that has the group, where any of its processes lives."""
+    owner = host.devices.owner(group) if group else None
+    taken = owner and identity.UID_MIN <= owner[0] <= identity.UID_MAX and host.qemu.lives(owner[0])
+    return owner[0] if owner and taken else None
 
 
 def take_back(host: Host, entry: Entry) -> None:

@@ -81,7 +81,15 @@ def _machines(state: os.stat_result, uid: int, gid: int) -> bool:
     if state.st_uid == uid or identity.UID_MIN <= state.st_uid <= identity.UID_MAX:
         return True
     others = state.st_mode & 0o002 and not state.st_mode & stat.S_ISVTX
-    return bool(others or (state.st_mode & 0o020 and state.st_gid == gid and gid))
+    return bool(others or (state.st_mode & 0o020 and state.st_gid in (gid, _kvm()) and state.st_gid))
+
+
+def _kvm() -> int:
+    """The group that a machine may have beside its own (see `confine.kvm_groups`); 0 for none."""
+    try:
+        return os.stat("/dev/kvm").st_gid
+    except OSError:
+        return 0
 
 
 def by_number(fd: int) -> str:

@@ -77,6 +77,6 @@ def plan(host: Host, tenant: Tenant) -> Iterator[Step]:
     if found and found.st_uid == tenant.uid:
         return
     if found and (found.st_uid != 0 or os.listdir(its.folder)):
-        raise NotPermitted(f"{tenant.name}: the TPM's folder {its.folder} is the user {found.st_uid}'s, and not empty",
+        raise NotPermitted(f"{tenant.name}: the TPM's folder {its.folder} is the user {found.st_uid}'s, or not empty",
                            hint=f"if it is this machine's: chown -R {tenant.uid} {its.folder}")
     yield GiveFolder(its.folder, tenant, found is not None)

@@ -25,15 +25,20 @@ OWN = 0o600
 
 @dataclass(slots=True)
 class Give:
-    """Make a file the machine's own. identity: device, inode and owner of the file that was looked at."""
+    """Make a file the machine's own; or, where it is to be read only, one that its group can read, and is root's.
+
+    identity: device, inode and owner of the file that was looked at.
+    """
 
     path: str
     tenant: Tenant
     identity: tuple[int, int, int]
+    readonly: bool = False
     before: os.stat_result | None = None
 
     def describe(self) -> str:
-        return f"give {self.path} to the user {self.tenant.user} ({self.tenant.uid})"
+        user = f"the user {self.tenant.user} ({self.tenant.uid})"
+        return f"let {user} read {self.path}" if self.readonly else f"give {self.path} to {user}"
 
     def do(self, host: Host) -> None:
         with paths.opened(self.path, self.tenant.uid, self.tenant.gid) as fd:
@@ -41,7 +46,10 @@ class Give:
             if (found.st_dev, found.st_ino, found.st_uid) != self.identity:
                 raise Busy(f"{self.path} has just been replaced by another file, or given to another machine")
             self.before = found
-            _change(fd, self.tenant.uid, found.st_gid if self.tenant.shared else self.tenant.gid, OWN)
+            if self.readonly:
+                _change(fd, found.st_uid, self.tenant.gid, stat.S_IMODE(found.st_mode) | stat.S_IRGRP)
+            else:
+                _change(fd, self.tenant.uid, found.st_gid if self.tenant.shared else self.tenant.gid, OWN)
 
     def undo(self, host: Host) -> None:
         if self.before:
@@ -75,10 +83,10 @@ def plan(host: Host, tenant: Tenant, made: str) -> Iterator[Step]:
                                  for volume in missing), hint="what makes them is up to you, as qemu-img create")
     for disk in every:
         if disk.readonly:
-            _readable(host, tenant, disk.volume.path, "folder" if disk.kind == Kind.vvfat_block else "file")
+            yield from _readable(host, tenant, disk.volume.path, "folder" if disk.kind == Kind.vvfat_block else "file")
         elif disk.volume.path != made:
             yield from _own(host, tenant, disk.volume)
-        if disk.kind == Kind.qcow2:
+        if disk.kind in (Kind.qcow2, Kind.qcow2_block):
             _below(host, tenant, disk)
 
 
@@ -112,6 +120,9 @@ def _may_be_given(host: Host, tenant: Tenant, path: str, found: os.stat_result) 
                            hint=f"chown root {path}; it is then given to {tenant.user}")
     if ours and host.qemu.lives(found.st_uid):
         raise Busy(f"{tenant.name}: {path} belongs to another machine, which runs (user {found.st_uid})")
+    if stat.S_ISBLK(found.st_mode) and host.devices.is_used(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"):
+        raise Busy(f"{tenant.name}: {path} is in use by the host: it is mounted, swap, or a part of something else",
+                   hint=f"lsblk {path}")
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
         raise NotPermitted(f"{tenant.name}: {path} has {found.st_nlink} names (hard links): it may be something else, "
                            "too", hint="cp it, and put the copy in its place")
@@ -129,11 +140,17 @@ def searchable(host: Host, tenant: Tenant, folder: str) -> None:
                                hint=f"chmod o+x {one}")
 
 
-def _readable(host: Host, tenant: Tenant, path: str, what: str) -> None:
+def _readable(host: Host, tenant: Tenant, path: str, what: str) -> Iterator[Step]:
+    """What root has for itself alone is for this machine: a cloud-init disk has private keys, and is nobody else's."""
     wanted = os.R_OK | (os.X_OK if what == "folder" else 0)
     if host.files.allows(path, tenant.uid, tenant.gid, wanted):
         return
     searchable(host, tenant, os.path.dirname(os.path.realpath(path)))
+    with paths.opened(path, tenant.uid, tenant.gid) as fd:
+        found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o077 and found.st_nlink == 1:
+        yield Give(path, tenant, (found.st_dev, found.st_ino, 0), readonly=True)
+        return
     raise NotPermitted(f"{tenant.name}: the {what} {path} is closed to the user {tenant.user} ({tenant.uid})",
                        hint=f"chmod o+r{'x' if what == 'folder' else ''} {path}")
 
