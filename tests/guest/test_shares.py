@@ -26,6 +26,18 @@ NUMBERS = (1234, 2345)
 """User and group of the host's side; nobody has them."""
 
 
+OTHER_KERNEL = """\
+if ls /boot/vmlinuz-*-cloud-amd64 >/dev/null 2>&1; then
+	PATH=$PATH:/usr/sbin:/sbin
+	rm -f /boot/*-cloud-amd64
+	printf 'ext4\\ncrc32c_generic\\n' >>/etc/initramfs-tools/modules
+	update-initramfs -u -k "$(ls /boot | sed -n 's/^vmlinuz-//p')" >&2
+	update-grub >&2
+fi
+"""
+"""From the next boot on the guest has the kernel that knows 9p, whose ext4 is a module."""
+
+
 class NoVirtiofsd(Cloud):
     """The same world on a host that has none."""
 
@@ -147,8 +159,7 @@ def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
     """An instant clone without virtiofsd, of a template whose kernel knows 9p. QEMU's user may use the folders."""
     scrub = Path(cloud.world.config, "templates/scrub.sh")
     text = (ROOT / "templates/scrub.sh").read_text(encoding="utf-8")
-    kernel = "rm -f /boot/*-cloud-amd64; PATH=$PATH:/usr/sbin:/sbin update-grub >/dev/null 2>&1\n"
-    scrub.write_text(kernel + text, encoding="utf-8")
+    scrub.write_text(OTHER_KERNEL + text, encoding="utf-8")
     try:
         cloud.run("cmimage", "build", "generic", "--include", "linux-image-amd64", "--cache", f"{CACHE}/images")
         cloud.run("vmcreate", "-n", "generic", "--image", "generic", "-m", "640")
