@@ -55,7 +55,7 @@ def served(real: qemu.Qemu) -> None:
 
 def machine(place: launch.Place, *, readonly: bool = False) -> Machine:
     return Machine(
-        name=Name("web00"), uuid="8b18191a-234f-45ce-b43c-b46e28cd2f70", group="g", type=Name("t"), template=None,
+        name=Name("web00"), uuid="0c5a0b0e-7f43-4d1e-9a55-2d6f0c1b7e31", group="g", type=Name("t"), template=None,
         shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1 << 20),), nics=(),
         access=Access(user="root", key_of=Name("t"), seeded=False), created="",
         shares=(Share(source=f"{place.folder}/data, all", mount_point="/srv/data", tag="data", readonly=readonly),))
