@@ -12,11 +12,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_interface
 
-from cloudme import claim, layout
+from cloudme import claim, index, layout
 from cloudme.errors import AlreadyExists, Busy, NotFound, UsageError
+from cloudme.model import identity
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
 from cloudme.model.machine import MAX_VCPUS, MIN_RAM_MIB, Access, Machine, Nic, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, Name
@@ -108,6 +109,14 @@ def _reserve(store: Store, machine: Machine, before: Sequence[Nic]) -> None:
         store.release(network, machine.name)
 
 
+def check(store: Store, machines: Sequence[Merged]) -> None:
+    """Raises Busy where a machine of ours with the id of one runs, and not by systemd."""
+    wanted = {merged.uuid for merged in machines}
+    for machine in store.machines():
+        if machine.uuid in wanted:
+            _check_stopped(store, machine)
+
+
 def withdraw(store: Store, definition: str) -> Machine | None:
     """Undo `publish`, by the name of a definition; None where there is nothing to undo. Raises Busy where it runs."""
     with store.locked():
@@ -136,6 +145,17 @@ def find(store: Store, definition: str) -> Machine | None:
     return next((machine for machine in store.machines() if machine.definition == definition), None)
 
 
+def check_apart(machines: Iterable[Machine]) -> None:
+    """Raises Busy where one that is not defined runs all the same, by a definition that has its id (vmrun)."""
+    known = {identity.uid(machine.uuid): machine for machine in machines if not machine.definition}
+    for name in index.names(layout.machina_run()):
+        with contextlib.suppress(FileNotFoundError):
+            owner = os.stat(os.path.join(layout.machina_run(), name)).st_uid
+            if owner in known and index.held(layout.machina_lock(name)):
+                raise Busy(f"'{known[owner].name}' runs, as the definition '{name}' has it",
+                           hint="Ctrl-C where vmrun runs it")
+
+
 def refuse(machine: Machine, what: str, hint: str) -> None:
     """Raises UsageError where a machine is defined; in `hint`, NAME is its definition."""
     if machine.definition:
@@ -150,8 +170,7 @@ def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Mach
         if machine.definition not in (None, definition):
             raise AlreadyExists(f"definition '{machine.definition}' has the id of '{definition}'",
                                 hint=f"sudo vmunit remove {machine.definition}")
-        if not machine.definition and store.is_running(machine):
-            raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
+        _check_stopped(store, machine)
         return machine
     with contextlib.suppress(NotFound):
         other = store.machine(name)
@@ -161,6 +180,11 @@ def _known(store: Store, by_uuid: Mapping[str, Machine], merged: Merged) -> Mach
         what = f"that of definition '{other.definition}'" if other.definition else "with another id"
         raise AlreadyExists(f"there is a machine '{name}' already, {what}", hint="vmrunning -a lists them")
     return None
+
+
+def _check_stopped(store: Store, machine: Machine) -> None:
+    if not machine.definition and store.is_running(machine):
+        raise Busy(f"'{machine.name}' runs, and not by systemd", hint=f"vmstop {machine.name}")
 
 
 def _addressed(store: Store, machine: Machine, old: Machine | None) -> Machine:

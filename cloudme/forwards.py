@@ -28,6 +28,9 @@ def state(store: Store, machine: Machine, forward: Forward) -> str:
 
 def target(machine: Machine) -> str:
     """The address in the machine that forwards lead to. Raises HostUnavailable where nobody here knows one."""
+    if machine.address is None and machine.definition:
+        raise HostUnavailable(f"nobody here knows the address of '{machine.name}'",
+                              hint="connections.0.ip in its definition")
     if machine.address is None:
         raise HostUnavailable(f"nobody here knows the address of '{machine.name}': the DHCP of its network is not ours",
                               hint=f"vmupdate {machine.name} --ip ADDRESS" if machine.image else

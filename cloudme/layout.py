@@ -267,19 +267,17 @@ def host_world() -> World:
     return World(data=os.environ.get("CLOUDME_HOST_HOME") or ROOT_DATA, run=ROOT_RUN, config=ROOT_CONFIG)
 
 
-def definitions(root: str | None, *, to_write: bool = False) -> str:
-    """The folder of the host's configuration and of the definitions: the seed's; where it is missing, the current one.
+def definitions(root: str | None, *, here: bool = False) -> str:
+    """The folder of the host's configuration and of the definitions.
 
-    root:      an option: below it the folder is, and nowhere else.
-    to_write:  the current one only where it has some already.
+    root:  an option: below it the folder is, and nowhere else.
+    here:  where it is missing, and the current folder has definitions, that one, as with the seed.
     """
     if root is not None:
         return os.path.join(root, "etc/machina")
     home = os.environ.get("CLOUDME_HOME")
     folder = os.path.join(os.path.abspath(home), "config/machina") if home else "/etc/machina"
-    if os.path.isdir(folder) or (to_write and not os.path.isdir(MACHINE_FOLDER)):
-        return folder
-    return "."
+    return "." if here and not os.path.isdir(folder) and os.path.isdir(MACHINE_FOLDER) else folder
 
 
 def units(root: str | None) -> str:

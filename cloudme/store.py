@@ -264,7 +264,8 @@ class Store(Networks):
     def target(self, machine: Machine) -> Target:
         """Where ssh goes to reach the machine. Raises NotFound where it has no address of ours."""
         if machine.address is None:
-            raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}")
+            raise NotFound(f"'{machine.name}' has no address of ours", hint=f"vmconsole {machine.name}"
+                           if not machine.definition else "connections.0.ip in its definition")
         return Target(
             name=machine.name, address=machine.address, user=machine.access.user,
             key_file=self._key_file(machine),

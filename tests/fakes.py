@@ -501,6 +501,7 @@ class FakeUnits:
     there: bool = True
     files: dict[str, bool] = field(default_factory=dict)
     active: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
 
     def running(self) -> bool:
@@ -509,7 +510,8 @@ class FakeUnits:
     def states(self, names: Sequence[str]) -> list[UnitState]:
         return [UnitState(
             name=name, load="loaded" if name in self.files else "not-found",
-            active="active" if name in self.active else "inactive", sub="running" if name in self.active else "dead",
+            active="active" if name in self.active else "failed" if name in self.failed else "inactive",
+            sub="running" if name in self.active else "dead",
             enabled={True: "enabled", False: "disabled"}.get(self.files.get(name), "")) for name in names]  # type: ignore[arg-type]
 
     def reload(self) -> None:
@@ -525,6 +527,7 @@ class FakeUnits:
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
         self._did("start", *names)
+        self.failed -= set(names)
         self.active |= set(names)
 
     def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
@@ -533,6 +536,10 @@ class FakeUnits:
 
     def reset(self, names: Sequence[str]) -> None:
         self._did("reset-failed", *names)
+        self.failed -= set(names)
+
+    def last_words(self, name: str) -> str:
+        return f"journalctl --unit {name}"
 
     def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
         self._did("users", *paths)

@@ -63,7 +63,7 @@ def _place(args: argparse.Namespace, host: Host) -> Place:
     from cloudme.formats import definitions
     from cloudme.operations.defining import Place
 
-    folder = layout.definitions(args.root, to_write=True)
+    folder = layout.definitions(args.root)
     host_file = args.host_config or definitions.host_file(folder)
     accelerator = "" if cli.settings(args).accel != "tcg" and host.qemu.kvm_usable() else "tcg"
     return Place(folder=folder, run=layout.machina_run(), accelerator=accelerator,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cloudme.formats.definitions import Site
     from cloudme.model.definitions.nouns import Merged
+    from cloudme.model.machine import Machine
     from cloudme.model.ports import Host
     from cloudme.qemu.definitions.command import Ground
 
@@ -33,16 +34,18 @@ def where_options(parser: argparse.ArgumentParser) -> None:
                  "folders")
 
 
-def site(args: argparse.Namespace, *, host_wanted: bool = True, quiet: bool = False) -> Site:
-    """Read what the options choose. quiet: not a word of a host configuration that is missing, and not wanted.
+def site(args: argparse.Namespace, *, host_wanted: bool = True, quiet: bool = False, here: bool = False) -> Site:
+    """Read what the options choose.
 
+    quiet:   not a word of a host configuration that is missing, and not wanted.
+    here:    the current folder will do where there is none: for programs that change nothing.
     Raises:  NotFound where there is no host configuration and it is wanted, or one of the options is off.
     """
     from cloudme.formats import definitions
 
-    folder = layout.definitions(args.root)
+    folder = layout.definitions(args.root, here=here)
     if not os.path.isdir(folder):
-        raise NotFound(f"there is no folder '{folder}'")
+        raise NotFound(f"there is no folder '{folder}'", hint="docs/definitions.md says what belongs there")
     host_file = args.host_config or definitions.host_file(folder)
     if args.host_config and not os.path.exists(args.host_config):
         raise NotFound(f"there is no file '{args.host_config}'")
@@ -53,19 +56,20 @@ def site(args: argparse.Namespace, *, host_wanted: bool = True, quiet: bool = Fa
         if not quiet:
             cli.teller(args)(f"{missing}: machines are shown as their own files have them")
     machines = os.path.join(folder, layout.MACHINE_FOLDER)
-    if args.root is None and not os.path.isdir(machines):
+    if here and args.root is None and not os.path.isdir(machines):
         machines = layout.MACHINE_FOLDER
     return definitions.read(host_file, machines, run=layout.machina_run())
 
 
-def publish(args: argparse.Namespace, host: Host, machines: Sequence[Merged], site: Site) -> None:
+def publish(args: argparse.Namespace, host: Host, machines: Sequence[Merged], site: Site) -> list[Machine]:
     """Make them machines of the store. Raises as `defined.publish` does."""
     from cloudme import defined
     from cloudme.operations import networks
 
     store = cli.store(args)
-    defined.publish(host, store, machines, site.host)
+    published = defined.publish(host, store, machines, site.host)
     networks.refresh_names(host, store)
+    return published
 
 
 def ground() -> Ground:

@@ -44,6 +44,8 @@ def folders(args: argparse.Namespace) -> units.Folders:
 def generate(args: argparse.Namespace) -> int | None:
     if not args.names and not args.all:
         raise UsageError("the name of a machine is wanted", hint=f"vmunit {args.command} NAME, or --all")
+    if args.host_config and args.root is None and not (args.preview or args.check or args.dry_run):
+        raise UsageError("a unit of this host prepares it by its own configuration", hint="--root DIR, or --preview")
     site = definitions.site(args)
     machines = site.pick(args.names)
     wanted = _texts(args, site, machines)

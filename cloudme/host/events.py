@@ -9,7 +9,7 @@ from typing import Any
 
 from qemu.qmp import QMPClient, QMPError
 
-from cloudme.errors import CloudMeError, PeerError
+from cloudme.errors import Busy, CloudMeError, PeerError
 from cloudme.host import qmp
 from cloudme.model.ports import Event
 
@@ -44,7 +44,10 @@ async def _listen(machine: str, path: str, told: Callable[[Event], None]) -> Non
     client = QMPClient(machine)
     client.logger.disabled = True
     with client.listener() as events:
-        await qmp.joined(client, path, GREETING_S)
+        try:
+            await qmp.joined(client, path, GREETING_S)
+        except Busy:
+            raise Busy("somebody else observes it already, and one can at a time") from None
         closed = asyncio.ensure_future(qmp.closed(client))
         try:
             while not closed.done():

@@ -45,9 +45,12 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[int]:
-    """A descriptor from which a byte comes for each SIGINT and SIGTERM, which do nothing else in the block."""
+    """A descriptor from which a byte comes for each SIGINT, SIGTERM and SIGHUP, its number; they do nothing else in the
+    block. A SIGHUP that is ignored stays so (nohup(1))."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers
+              if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
     woken = signal.set_wakeup_fd(writer)
     try:
         yield reader
@@ -107,7 +110,9 @@ class Programs:
             pidfd = os.pidfd_open(process.pid)
             try:
                 while pidfd not in select.select([pidfd, woken], [], [])[0]:
-                    for _ in os.read(woken, 64):
+                    for number in os.read(woken, 64):
+                        if number == signal.SIGHUP and count:
+                            continue  # a terminal that goes may say so several times, and nobody asks for more
                         count += 1
                         if not heed(count):
                             signal.pidfd_send_signal(pidfd, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ from cloudme.model.systemd import UnitState
 ALIVE = "/run/systemd/system"
 """It is there where systemd is the init (sd_booted(3))."""
 PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "MainPID", "StateChangeTimestamp")
-LOG_LINES = 5
+LOG_LINES = 2
+"""An error of a program of ours, and its hint."""
 SYSTEMCTL = ["systemctl", "--no-ask-password"]
 
 
@@ -42,10 +44,13 @@ class Systemd:
         self._files("disable", names, root)
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
+        with contextlib.suppress(CommandFailed):  # one that is not loaded has no former starts, and no failures
+            self.reset(names)
         try:
             self._call("start", *names, timeout_s=timeout_s)
         except CommandFailed as error:
-            raise PeerError(f"systemd could not start {', '.join(names)}", hint=self._why(names)) from error
+            failed = next((state.name for state in self.states(names) if state.active == "failed"), names[0])
+            raise PeerError(f"systemd could not start {', '.join(names)}", hint=self.last_words(failed)) from error
 
     def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
         self._call("stop", *names, timeout_s=timeout_s)
@@ -55,6 +60,15 @@ class Systemd:
 
     def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
         self._run(["systemd-sysusers", *([f"--root={root}"] if root else []), *paths])
+
+    def last_words(self, name: str) -> str:
+        try:
+            run = self._run(["systemctl", "show", "--value", "--property=InvocationID", "--", name]).strip()
+            said = self._run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}",
+                              f"_SYSTEMD_INVOCATION_ID={run}"])
+        except CommandFailed:
+            said = ""
+        return " ".join(said.split()) or f"journalctl --unit {name}"
 
     def _files(self, verb: str, names: Sequence[str], root: str | None) -> None:
         """Links between files, for which no systemd has to run."""
@@ -70,17 +84,6 @@ class Systemd:
     def _wanted(self) -> None:
         if not self.running():
             raise HostUnavailable("this host does not run systemd", hint="vmrun runs a machine without it")
-
-    def _why(self, names: Sequence[str]) -> str:
-        """The last that the unit said, where the journal can be read."""
-        failed = next((state.name for state in self.states(names) if state.active == "failed"), names[0])
-        try:
-            said = self._run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}",
-                              f"--unit={failed}"])
-        except CommandFailed:
-            said = ""
-        lines = [line for line in said.splitlines() if line.strip()]
-        return lines[-1] if lines else f"journalctl --unit {failed}"
 
 
 def _state(name: str, block: str) -> UnitState:

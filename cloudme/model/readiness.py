@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 GOALS = ("booted", "address", "ssh", "agent")
@@ -10,6 +10,9 @@ GOALS = ("booted", "address", "ssh", "agent")
 
 ANSWERS = ("closed", "silent", "host-key", "refused", "ready")
 """Results of `Shell.probe` that only a guest with its address can bring about."""
+
+CONSOLES = ("vmconsole ", "vm -G ", "vmlogs ")
+"""How hints begin that are of no use where a machine has no console."""
 
 SETTLE_S = 60
 """How long a refused key or a wrong host key may last: cloud-init may still be replacing what the image came with."""
@@ -104,6 +107,7 @@ class Evidence:
     met: whether it was alive in this wait.
     last_words: QEMU's.     neighbour: the kernel's word on the address (ip-neighbour(8)), '' where not asked.
     probe: of `Shell.probe`, '' where not tried.           steady_s: how long it has been the same.
+    unit: systemd's, of a machine that is defined: it has no serial console, and no logs of ours.
     """
 
     alive: bool = True
@@ -117,6 +121,7 @@ class Evidence:
     neighbour: str = ""
     probe: str = ""
     steady_s: float = 0
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +141,7 @@ def reached(seen: Evidence, goal: str) -> bool:
     """Whether `goal`, one of GOALS, is reached. Earlier stages are not insisted on: not every guest shows them."""
     match goal:
         case "booted":
-            return seen.agent or seen.serial.boot == Boot.booted
+            return seen.agent or seen.serial.boot == Boot.booted or (bool(seen.unit) and seen.probe in ANSWERS)
         case "agent":
             return seen.agent
         case "address":
@@ -162,6 +167,16 @@ def progress(seen: Evidence) -> Stage:
 
 def diagnose(seen: Evidence, goal: str) -> Cause:
     """Why `goal`, which is not reached, is not."""
+    cause = _cause(seen, goal)
+    if not seen.unit:
+        return cause
+    known = [hint for hint in cause.hint.split("; ") if not hint.startswith(CONSOLES)]
+    journal = f"journalctl --unit {seen.unit}"
+    return replace(cause, hint="; ".join(known if seen.alive and known else
+                                         [*known, *["vmquery NAME"] * seen.alive, journal]))
+
+
+def _cause(seen: Evidence, goal: str) -> Cause:
     if not seen.alive:
         return Cause(stage=Stage.process, why=_gone(seen), hint="vm NAME starts it", hopeless=True)
     if stuck := _stuck(seen):

@@ -34,6 +34,8 @@ class Parallel:
 
 Plan = Sequence[Step | Parallel]
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(slots=True)
 class Transaction:
@@ -101,13 +103,13 @@ class Transaction:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """SIGINT and SIGTERM arrive after the block: between a change and the note that it was made, none may cut in.
+    """INTERRUPTS arrive after the block: between a change and the note that it was made, none may cut in.
 
     For the main thread, and for moments only.
     """
     arrived: list[int] = []
     before = {number: signal.signal(number, lambda number, _: arrived.append(number))
-              for number in (signal.SIGINT, signal.SIGTERM)}
+              for number in INTERRUPTS}
     try:
         yield
     finally:
@@ -118,10 +120,10 @@ def deferred() -> Iterator[None]:
 
 
 class uninterrupted:  # noqa: N801  a context manager reads as a participle
-    """SIGINT and SIGTERM are ignored inside: an undo is not cut off by a second Ctrl-C."""
+    """INTERRUPTS are ignored inside: an undo is not cut off by a second Ctrl-C."""
 
     def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():

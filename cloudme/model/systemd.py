@@ -43,13 +43,19 @@ class Units(Protocol):
     def disable(self, names: Sequence[str], *, root: str | None = None) -> None: ...
 
     def start(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
-        """Return when all are started. Raises PeerError with what systemd says, and the last words of the unit."""
+        """Return when all are started. Neither failures nor starts before this one count for a unit's limits.
+
+        Raises:  PeerError with the last words of the unit.
+        """
 
     def stop(self, names: Sequence[str], *, timeout_s: float = 120) -> None:
         """Return when all have ended."""
 
     def reset(self, names: Sequence[str]) -> None:
         """Forget that they failed, and how often."""
+
+    def last_words(self, name: str) -> str:
+        """What a unit's own processes said last since its last start; where that is nothing, where to look."""
 
     def users(self, paths: Sequence[str], *, root: str | None = None) -> None:
         """Make the users and groups that files of sysusers.d(5) have, where they are not there."""

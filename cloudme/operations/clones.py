@@ -67,6 +67,7 @@ def making(
 
 def destroy(transaction: Transaction, store: Store, machines: Sequence[Machine]) -> None:
     """Remove stopped machines with their disks, names and addresses. Raises Busy where one runs."""
+    defined.check_apart(machines)
     for machine in machines:
         defined.refuse(machine, "its disks are its definition's", "vmdestroy NAME")
         if store.is_running(machine) and not transaction.dry_run:

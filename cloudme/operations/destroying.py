@@ -173,6 +173,12 @@ def plan(host: Host, site: Site, machine: Merged, place: Place, *, keep_readonly
         readonly = pool.readonly or pool.kind in READ_ONLY
         if not readonly:
             spots.append(spot)
+        if not os.path.isdir(spot.pool):
+            wrong.append(f"{spot.path}: there is no folder {spot.pool}: is its disk mounted?")
+            continue
+        if not os.path.lexists(spot.path):
+            left.append(f"{spot.path} is not there")
+            continue
         with reported(spot.path), contextlib.suppress(FileNotFoundError), spot.folder() as folder:
             found = os.stat(spot.parts[-1], dir_fd=folder, follow_symlinks=False)
             if readonly or not found.st_mode & WRITABLE:
@@ -193,10 +199,12 @@ def _idle(host: Host, machine: Merged, place: Place) -> None:
     """Raises Busy where it runs, or a unit would start it; NotPermitted where it is a machine of our store, too."""
     units = [layout.unit(machine.name), layout.unit(f"swtpm-{machine.name}")]
     if not place.root:
-        if index.held(layout.machina_lock(machine.name)):
-            raise Busy(f"'{machine.name}' runs", hint=f"sudo systemctl stop {units[0]}")
         states = host.units.states(units) if host.units.running() else []
-        if active := [state.name for state in states if state.active not in ("inactive", "failed")]:
+        active = [state.name for state in states if state.active not in ("inactive", "failed")]
+        if index.held(layout.machina_lock(machine.name)):
+            raise Busy(f"'{machine.name}' runs", hint=f"sudo systemctl stop {units[0]}" if active
+                       else f"sudo vmstop {machine.definition.name.plain}")
+        if active:
             raise Busy(f"{active[0]} is active", hint=f"sudo systemctl stop {units[0]}")
     there = f" --root {place.root}" if place.root else ""
     for unit in units:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import folders, forwards, layout, place
-from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut
+from cloudme import defined, folders, forwards, layout, place
+from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, StoreError, TimedOut, UsageError
 from cloudme.model.definitions.nouns import qmp_socket
 from cloudme.model.hostconfig import Accelerator, Settings
 from cloudme.model.machine import Machine
@@ -51,6 +51,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
 
 def check(host: Host, store: Store, machines: Sequence[Machine], networks: Iterable[Network]) -> None:
     """Everything that can be known before a start of machines on these networks."""
+    defined.check_apart(machines)
     if host.run.find(launch.BINARY) is None:
         raise HostUnavailable(f"the program '{launch.BINARY}' is not installed", hint="apt install qemu-system-x86")
     for network in networks:
@@ -63,7 +64,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
             name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
             raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
-    _check_units(host, [machine for machine in machines if machine.definition])
+    _check_units(host, store, [machine for machine in machines if machine.definition])
     for machine in [machine for machine in machines if not machine.definition]:
         host.groups.check(machine.limits, store.folder(machine))
         for disk in machine.disks:
@@ -79,15 +80,22 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
     folders.check(host, store, machines)
 
 
-def _check_units(host: Host, machines: Sequence[Machine]) -> None:
-    """Raises HostUnavailable, NotFound where systemd cannot start machines that are defined."""
+def _check_units(host: Host, store: Store, machines: Sequence[Machine]) -> None:
+    """Raises HostUnavailable, NotFound where systemd cannot start machines that are defined; UsageError for those that
+    run, and not by it: who does would tear down what it has prepared."""
     if not machines:
         return
-    if not host.units.running():
+    there = host.units.running()
+    states = host.units.states(_units(machines)) if there else [None] * len(machines)
+    for machine, unit in zip(machines, states, strict=True):
+        if store.is_running(machine) and (unit is None or unit.active in ("inactive", "failed")):
+            raise UsageError(f"vmrun runs '{machine.name}', and ends with it",
+                             hint=f"vmstop {machine.name}; vmrun {machine.definition}")
+    if not there:
         raise HostUnavailable(f"'{machines[0].name}' is systemd's to start, and this host does not run it",
                               hint=f"vmrun {machines[0].definition}")
-    for machine, unit in zip(machines, host.units.states(_units(machines)), strict=True):
-        if unit.load == "not-found":
+    for machine, unit in zip(machines, states, strict=True):
+        if unit and unit.load == "not-found":
             raise NotFound(f"'{machine.name}' is defined, and has no unit", hint=f"sudo vmunit generate "
                            f"{machine.definition}")
 
@@ -112,6 +120,7 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
     own = [machine for machine in machines if not machine.definition]
+    defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
         others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
         host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
@@ -189,11 +198,13 @@ class StartUnit:
         while not self.store.is_running(self.machine):
             (state,) = host.units.states([self.unit])
             if state.active not in ("active", "activating", "reloading"):
-                raise PeerError(f"'{self.machine.name}' ended at once", hint=f"journalctl --unit {self.unit}")
+                raise PeerError(f"'{self.machine.name}' ended at once", hint=host.units.last_words(self.unit))
             if time.monotonic() >= deadline:
                 raise TimedOut(f"'{self.machine.name}' does not run yet", hint=f"journalctl --unit {self.unit}")
             time.sleep(LOOK_S)
 
     def undo(self, host: Host) -> None:
-        if self.started:
+        """What could not be started is not tried again by systemd, either."""
+        (state,) = host.units.states([self.unit])
+        if self.started or state.active == "activating":
             host.units.stop([self.unit])

@@ -76,7 +76,9 @@ def wait(
 
 
 def _target(store: Store, machine: Machine, goal: str) -> Target | None:
-    return store.target(machine) if goal in ("address", "ssh") else None
+    """What has no serial console shows at its address that it has booted, if it has one."""
+    shown = goal == "booted" and machine.definition and machine.address
+    return store.target(machine) if shown or goal in ("address", "ssh") else None
 
 
 def _lines(causes: dict[str, Cause]) -> str:
@@ -108,6 +110,8 @@ class Watch:
 
     def run(self, deadline: float) -> Cause | None:
         """Return None once the goal is reached, or the wait is over; else the cause why it is not."""
+        if self.machine.definition:
+            self.seen = dataclasses.replace(self.seen, unit=layout.unit(self.machine.definition))
         pace_s = FIRST_S
         while True:
             began = time.monotonic()
@@ -134,13 +138,14 @@ class Watch:
         """Look at what may have changed."""
         folder, run = self.store.folder(self.machine), self.store.run_folder(self.machine)
         if not index.held(layout.lock(folder)):
-            words = self._read(os.path.join(run, launch.OUTPUT), evidence.last_words, "")
-            said = self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, Serial())
+            words = "" if self.seen.unit else self._read(os.path.join(run, launch.OUTPUT), evidence.last_words, "")
+            said = self._said(folder)
             self.seen = dataclasses.replace(self.seen, alive=False, last_words=words, serial=said)
             return
         seen = dataclasses.replace(
             self.seen, met=True, serial=self._console(folder, run),
-            firmware=self._read(os.path.join(folder, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware),
+            firmware=self._read(os.path.join(folder, launch.FIRMWARE_LOG), evidence.firmware, self.seen.firmware)
+            if not self.seen.unit else Firmware.unseen,
             dhcp=self._dhcp() if self.goal == "address" else self.seen.dhcp,
             agent=self.seen.agent or self._agent(run),
         )
@@ -185,7 +190,7 @@ class Watch:
 
     def _console(self, folder: str, run: str) -> Serial:
         """The serial console; where it is silent since the disk was started, the screen."""
-        said = self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, Serial())
+        said = self._said(folder)
         answers = self.seen.agent or self.seen.probe in readiness.ANSWERS
         if said.boot != Boot.silent or self.seen.firmware != Firmware.started or answers:
             return said
@@ -196,6 +201,12 @@ class Watch:
                 dump = monitor.execute("human-monitor-command", **{"command-line": evidence.SCREEN_COMMAND})
                 self.screen = evidence.serial(evidence.screen(str(dump)))
         return self.screen
+
+    def _said(self, folder: str) -> Serial:
+        """A machine that is defined may have logs from when it was ours alone."""
+        if self.seen.unit:
+            return Serial()
+        return self._read(os.path.join(folder, launch.SERIAL_LOG), evidence.serial, Serial())
 
     def _network_trouble(self) -> str:
         network = self.store.network(self.machine.nics[0].network) if self.machine.nics else None

@@ -223,6 +223,14 @@ def test_what_the_one_who_is_told_raises_ends_it(machine: Machine) -> None:
     assert len(raised) == 1
 
 
+def test_a_second_listener_is_told_that_there_is_one(machine: Machine) -> None:
+    failed: list[CloudMeError] = []
+    with qmp.connected(machine.speaker.events, 5):
+        events.Monitors().follow({"one": machine.speaker.events}, print, lambda name, error: failed.append(error))
+    assert [(error.exit_status, error.message) for error in failed] == [
+        (75, "somebody else observes it already, and one can at a time")]
+
+
 def await_listener(machine: Machine, listener: Events) -> None:
     """Return when the monitor for events is taken: QEMU tells what comes later, and nothing of before."""
     if isinstance(listener, fakes.FakeEvents):

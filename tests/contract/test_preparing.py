@@ -325,7 +325,8 @@ def test_what_a_descriptor_says_of_smm_is_held_against_the_definition(
                        "features": features})
     site.host = fakes.host(qemu=site.qemu, files=fakes.FakeFiles(texts={"/usr/share/qemu/firmware/60-x.json": text}))
     site.define(firmware=FW | {"code": FW["code"] | {"secure": secure}})
-    doubts = preparing.doubts(site.host, site.machina.read().pick(["vm"]))
+    read = site.machina.read()
+    doubts = preparing.doubts(site.host, read.pick(["vm"]), read.host)
     assert [what in doubt for doubt in doubts if what] == ([True] if what else []) and len(doubts) == bool(what)
 
 

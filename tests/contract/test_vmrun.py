@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudme import index
+from cloudme import index, layout
+from cloudme.store import Store, take_lock
 from tests.conftest import ROOT, Ended
 from tests.contract.test_preparing import UID, Site, owner
 from tests.contract.test_preparing import pytestmark as pytestmark
 from tests.contract.test_preparing import site as site
+from tests.unit.test_vmrunning import machine
 
 
 @pytest.fixture
-def run(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the sockets."""
+def run(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the sockets. One test at a time: the user is the same, and what he runs is ended with it."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is missing")
     folder = site.home / "m"
     monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(folder))
-    return folder
+    with open(os.path.join(tempfile.gettempdir(), "cloudme-vmrun.lock"), "wb") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        yield folder
 
 
 def root(site: Site) -> list[str]:
@@ -114,6 +121,76 @@ def test_the_exit_status_is_qemus_and_a_dry_run_shows_steps_and_command(
     ended = command("vmrun", *root(site), "vm")
     assert ended.status == 1 and "qemu-system-x86_64" in ended.stderr
     assert not (run / "vm").exists()
+
+
+def test_a_terminal_that_goes_is_the_power_button_however_often_it_says_so(
+    site: Site, run: Path, command: Callable[..., Ended],
+) -> None:
+    site.define(qmp={"enabled": True})
+
+    def end() -> None:
+        until(lambda: qemus_pid(run))
+        until(lambda: greets(run / "vm/systemd.0.qmp.socket"))
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.2)
+        assert index.held(str(run / "vm/lock"))  # nobody in it heeds the button
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=end)
+    watcher.start()
+    ended = command("vmrun", *root(site), "vm")
+    watcher.join()
+    assert ended.status == 0 and ended.stderr.count("the power button is pressed") == 1
+    assert ended.stderr.count("ending vm") == 1 and not (run / "vm").exists()
+
+
+def test_meanwhile_the_store_knows_of_it(
+    site: Site, run: Path, command: Callable[..., Ended], home: Path,
+) -> None:
+    site.define(qmp={"enabled": True})
+    (home / "config").mkdir()
+    (home / "config/machina").symlink_to(site.machina.folder)
+    seen: list[str] = []
+
+    def end() -> None:
+        until(lambda: greets(run / "vm/systemd.0.qmp.socket"))
+        store = Store(layout.world())
+        seen.extend(machine.name for machine in store.machines() if store.is_running(machine))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=end)
+    watcher.start()
+    ended = command("vmrun", "--host-config", str(site.machina.folder / "machina.conf.json"), "vm")
+    watcher.join()
+    assert ended.status == 0, ended.stderr
+    assert seen == ["vm"] and "vmrun: vm: Ctrl-C presses its power button, once more ends it\n" in ended.stderr
+
+
+def test_a_machine_of_the_stores_own_that_runs_is_left_alone(
+    site: Site, run: Path, command: Callable[..., Ended],
+) -> None:
+    path = site.file("os")
+    site.define(("os", "raw"))
+    store = Store(layout.world())
+    os.makedirs(store.world.machine("web00"))
+    store.publish(dataclasses.replace(machine("web00"), uuid=site.machina.one().uuid))
+    lock = take_lock(layout.lock(store.world.machine("web00")))
+    for program in ("vmprepare", "vmrun"):
+        ended = command(program, *root(site), "vm")
+        assert ended.status == 75 and "'web00' runs, and not by systemd" in ended.stderr
+    os.close(lock)
+    assert owner(path)[0] == 0
+
+
+def test_a_name_that_nobody_knows_is_not_torn_down(site: Site, run: Path, command: Callable[..., Ended]) -> None:
+    assert command("vmteardown", "foo") == Ended(
+        66, "", "vmteardown: nothing was prepared for 'foo'\nvmteardown: (vmteardown --all undoes all that was)\n")
+    site.define()
+    assert command("vmprepare", *root(site), "vm").status == 0
+    for _ in range(2):
+        assert command("vmteardown", "vm") == Ended(0, "", "")
 
 
 @pytest.mark.parametrize("program", ["vmprepare", "vmteardown", "vmrun"])

@@ -172,7 +172,8 @@ def test_the_programs_of_a_network_put_its_taps_where_they_belong(
     for name, verb in (("up", 'ip link set "$1" master bridge0 up'), ("down", 'echo "$1" >> "$0.said"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{verb}\n")
         (tmp_path / name).chmod(0o755)
-    machina.host({"network": {"lan": {"up": str(tmp_path / "up"), "down": str(tmp_path / "down")}}})
+    machina.host({"accelerator": "tcg", "network": {
+        "lan": {"up": str(tmp_path / "up"), "down": str(tmp_path / "down")}}})
     told(realm, machina, "vmprepare", "one")
     assert tap(realm, "one.0")["master"] == "bridge0"
     assert told(realm, machina, "vmprepare", "-v", "one") == ""

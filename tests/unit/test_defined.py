@@ -17,6 +17,7 @@ from cloudme.formats import inventory
 from cloudme.layout import World
 from cloudme.model.machine import Machine, Shape
 from cloudme.operations import readiness
+from cloudme.qemu import launch
 from cloudme.store import Store
 from tests import fakes
 from tests.conftest import Ended
@@ -221,6 +222,19 @@ def test_it_is_awaited_like_any_other(site: Site) -> None:
     site.stop(machine)
     with pytest.raises(PeerError, match="it is not running"):
         readiness.wait(site.host, site.store, [machine], "booted", timeout_s=1, say=lambda line: None)
+
+
+def test_logs_of_a_machine_that_was_adopted_tell_nothing(site: Site, ours: Machine) -> None:
+    site.stop(ours)
+    adopted = site.publish("web00")
+    for name, text in ((launch.SERIAL_LOG, "Kernel panic - not syncing: x\n"), (launch.FIRMWARE_LOG, "x\n")):
+        Path(site.store.folder(adopted), name).write_text(text)
+    site.start(adopted)
+    site.qemu.agent_open = False
+    with pytest.raises(Busy, match="nothing was heard of it") as caught:
+        readiness.wait(site.host, site.store, [dataclasses.replace(adopted, nics=())], "booted", timeout_s=0,
+                       say=lambda line: None)
+    assert caught.value.hint == "vmquery web00; journalctl --unit machina-web00.service"
 
 
 def test_a_wait_for_ssh_that_runs_out_needs_no_network_of_ours(site: Site) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudme import everyone, index, layout
+from cloudme import everyone, forwards, index, layout
 from cloudme.errors import Busy, HostUnavailable, NotFound, PeerError, UsageError
+from cloudme.model import identity
 from cloudme.model.machine import Forward
 from cloudme.model.steps import Transaction
 from cloudme.operations import clones, consoles, exposing, forks, limiting, machines, networks, power
@@ -49,6 +50,22 @@ def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
     assert not site.store.is_running(one) and "stop machina-one.service" in site.units.said
 
 
+def test_a_machine_that_its_definition_runs_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = site.clone()
+    site.stop(ours)
+    monkeypatch.setattr(identity, "uid", lambda uuid: os.geteuid() if uuid == ours.uuid else 1)
+    os.makedirs(f"{layout.machina_run()}/other")
+    lock = take_lock(layout.machina_lock("other"))
+    with pytest.raises(Busy, match="runs, as the definition 'other' has it"):
+        site.start(ours)
+    with pytest.raises(Busy):
+        site.stop(ours)
+    with pytest.raises(Busy):
+        clones.destroy(Transaction(site.host, print), site.store, [ours])
+    os.close(lock)
+    assert site.start(ours) == [ours]
+
+
 def test_without_a_unit_or_systemd_it_is_said_what_to_type(site: Site) -> None:
     machine = site.define()
     site.units.files.clear()
@@ -68,6 +85,28 @@ def test_who_runs_it_without_systemd_can_stop_it_all_the_same(site: Site) -> Non
     site.qemu.deaf = {"vm"}
     with pytest.raises(Busy, match="vm could not be powered down"):
         site.stop(machine)
+
+
+def test_what_vmrun_runs_is_not_restarted(site: Site) -> None:
+    machine = site.define("Web.00")
+    os.makedirs(os.path.dirname(layout.machina_lock("Web.00")))
+    lock = take_lock(layout.machina_lock("Web.00"))
+    for site.units.there in (True, False):
+        with pytest.raises(UsageError, match="vmrun runs 'web-00'") as caught:
+            power.check(site.host, site.store, [machine], [])
+        assert caught.value.hint == "vmstop web-00; vmrun Web.00"
+    os.close(lock)
+    site.units.there = True
+    power.check(site.host, site.store, [machine], [])
+
+
+def test_without_an_address_it_is_said_where_one_belongs(site: Site) -> None:
+    machine = site.define()
+    for asked, kind in ((lambda: site.store.target(machine), NotFound), (lambda: forwards.target(machine),
+                                                                         HostUnavailable)):
+        with pytest.raises(kind) as caught:
+            asked()
+        assert caught.value.hint == "connections.0.ip in its definition"
 
 
 def test_a_dry_run_tells_the_unit(site: Site) -> None:

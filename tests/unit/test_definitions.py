@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cloudme import layout
 from cloudme.errors import NotFound, SpecError
 from cloudme.formats import definitions
 from cloudme.formats.definitions import shown
@@ -151,6 +153,7 @@ def test_without_a_host_a_machine_is_what_its_own_file_says(command: Callable[..
     (["nobody"], 66, "no definition 'nobody'"),
 ])
 def test_what_is_not_there_is_said(command: Callable[..., Ended], words: list[str], status: int, what: str) -> None:
+    os.makedirs(layout.definitions(None))
     ended = command("vmcat", *words)
     assert ended.status == status
     assert f"vmcat: {what}" in ended.stderr.splitlines()

@@ -160,11 +160,38 @@ def test_vmrun_refuses_a_machine_that_runs(site: Site, lock_file: str) -> None:
     site.define({"accelerator": "tcg"})
     read = site.machina.read()
     one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
-    foreground.check(one)
+    foreground.check(site.host, one)
     lock = take_lock(lock_file)
     with pytest.raises(Busy, match="'vm' runs"):
-        foreground.check(one)
+        foreground.check(site.host, one)
     os.close(lock)
+
+
+def test_kvm_that_cannot_be_had_is_told(site: Site) -> None:
+    site.define({"accelerator": "kvm"})
+    read = site.machina.read()
+    machine, = read.pick(["vm"])
+    one = preparing.tenant.of(machine, read.host, notes.read(site.world, "vm"))
+    site.qemu.kvm = True
+    foreground.check(site.host, one)
+    assert preparing.doubts(site.host, [machine], read.host) == []
+    site.qemu.kvm = False
+    with pytest.raises(HostUnavailable, match="KVM cannot run") as told:
+        foreground.check(site.host, one)
+    assert told.value.hint == '"accelerator": "tcg" in the host\'s configuration'
+    doubt, = preparing.doubts(site.host, [machine], read.host)
+    assert "KVM cannot run" in doubt and preparing.doubts(site.host, [], read.host) == []
+
+
+def test_what_runs_says_how_it_ends_and_where_it_is(site: Site) -> None:
+    site.define({"accelerator": "tcg"})
+    read = site.machina.read()
+    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
+    assert foreground.greeting(one, None) == "vm: Ctrl-C ends it"
+    more = replace(one.machine.attributes, qmp_sockets=("/s",), spice_port=5900)
+    one = replace(one, machine=replace(one.machine, attributes=more))
+    assert foreground.greeting(one, "10.0.0.5") == (
+        "vm: Ctrl-C presses its power button, once more ends it, address 10.0.0.5, SPICE port 5900")
 
 
 def test_of_two_that_prepare_a_machine_one_waits(site: Site) -> None:

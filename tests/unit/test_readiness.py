@@ -107,6 +107,19 @@ def test_a_goal_does_not_insist_on_earlier_stages(seen: dict[str, Any], goals: s
     assert {goal for goal in ("booted", "address", "ssh", "agent") if model.reached(Evidence(**seen), goal)} == goals
 
 
+@pytest.mark.parametrize(("seen", "goal", "hint"), [
+    ({}, "booted", "vmquery NAME; journalctl --unit u"),
+    ({"probe": "closed"}, "ssh", "vmquery NAME; journalctl --unit u"),
+    ({"alive": False}, "ssh", "vm NAME starts it; journalctl --unit u"),
+    ({"agent": True}, "ssh", "cmcheck"),
+    ({"probe": "host-key"}, "ssh", "if you changed its key, remove the known_hosts file in its folder"),
+    ({"probe": "closed"}, "agent", "vm NAME -- systemctl status qemu-guest-agent"),
+])
+def test_without_a_console_no_advice_needs_one(seen: dict[str, Any], goal: str, hint: str) -> None:
+    assert model.diagnose(Evidence(unit="u", **seen), goal).hint == hint
+    assert model.reached(Evidence(unit="u", probe="closed"), "booted")
+
+
 def test_progress_is_the_furthest_stage_seen() -> None:
     steps: list[dict[str, Any]] = [{}, {"firmware": Firmware.started}, {"serial": serial(Boot.system)}, {"agent": True},
                                    {"probe": "closed"}, {"probe": "silent"}, {"probe": "ready"}]

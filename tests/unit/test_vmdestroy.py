@@ -91,6 +91,20 @@ def test_folders_with_something_else_stay(destroy: Destroy, disks: Disks) -> Non
     assert not (disks.data / "raw/vm/os").exists()
 
 
+def test_a_volume_that_is_missing_is_told(destroy: Destroy, disks: Disks) -> None:
+    (disks.data / "raw/vm/os/os.raw").unlink()
+    ended = destroy(*YES)
+    assert ended.status == 0
+    assert f"{disks.data}/raw/vm/os/os.raw is not there" in ended.stderr.splitlines()
+
+
+def test_not_while_a_pool_is_missing(destroy: Destroy, disks: Disks) -> None:
+    (disks.data / "raw").rename(disks.data / "away")
+    ended = destroy(*YES)
+    assert ended.status == 77 and f"there is no folder {disks.data}/raw: is its disk mounted?" in ended.stderr
+    assert (disks.machines / "vm.conf.json").exists() and (disks.data / "away/vm/os/os.raw").exists()
+
+
 @pytest.mark.parametrize("gone", range(1, 6))
 def test_what_was_cut_off_can_be_repeated(
     destroy: Destroy, disks: Disks, monkeypatch: pytest.MonkeyPatch, gone: int,
@@ -157,7 +171,7 @@ def test_not_while_it_runs(destroy: Destroy, disks: Disks) -> None:
     lock = take_lock(str(folder / "lock"))
     ended = refused(destroy, disks, *YES)
     os.close(lock)
-    assert (ended.status, "'vm' runs" in ended.stderr) == (75, True)
+    assert (ended.status, "'vm' runs\nvmdestroy: (sudo vmstop vm)" in ended.stderr) == (75, True)
     assert destroy(*YES).status == 0
 
 

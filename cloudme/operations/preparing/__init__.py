@@ -36,9 +36,11 @@ def plan_tpms(host: Host, world: World, machines: Iterable[Merged], configuratio
             for step in tpm.plan(host, tenant.of(machine, configuration, notes.read(world, machine.name)))]
 
 
-def doubts(host: Host, machines: Iterable[Merged]) -> list[str]:
+def doubts(host: Host, machines: Sequence[Merged], configuration: HostConfiguration) -> list[str]:
     """What will run, and not as one expects."""
-    return [doubt for machine in machines for doubt in firmware.doubts(host, machine)]
+    slow = machines and configuration.accelerator == "kvm" and not host.qemu.kvm_usable()
+    return [*['KVM cannot run stock kernels here: "accelerator": "tcg" in the host\'s configuration'] * bool(slow),
+            *(doubt for machine in machines for doubt in firmware.doubts(host, machine))]
 
 
 def tear_down(

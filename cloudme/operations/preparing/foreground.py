@@ -44,19 +44,29 @@ class MakeFolder:
         return os.path.join(layout.machina_run(), self.tenant.name)
 
 
-def check(tenant: Tenant) -> None:
+def check(host: Host, tenant: Tenant) -> None:
     """Raises Busy where the machine runs, HostUnavailable without KVM where its host is said to have it."""
     if index.held(layout.machina_lock(tenant.name)):
         raise Busy(f"'{tenant.name}' runs", hint=f"vmstop {tenant.name}")
-    if tenant.host.accelerator == "kvm" and not os.path.exists(KVM):
-        raise HostUnavailable(f"this host has no {KVM}", hint='modprobe kvm; or "accelerator": "tcg" in the host\'s '
-                                                                'configuration')
+    if tenant.host.accelerator == "kvm" and not host.qemu.kvm_usable():
+        raise HostUnavailable("KVM cannot run stock kernels here", hint='"accelerator": "tcg" in the host\'s '
+                                                                        'configuration')
+
+
+def greeting(tenant: Tenant, address: str | None) -> str:
+    """What one has to know while it runs."""
+    machine = tenant.machine
+    end = ("Ctrl-C presses its power button, once more ends it" if machine.attributes.qmp_sockets
+           else "Ctrl-C ends it")
+    places = [f"address {address}"] * bool(address) + [f"SPICE port {machine.attributes.spice_port}"] * bool(
+        machine.attributes.spice_port)
+    return ", ".join([f"{tenant.name}: {end}", *places])
 
 
 def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, say: Callable[[str], None]) -> int:
     """Run QEMU as the machine's user until it ends, and return its exit status.
 
-    The first SIGINT or SIGTERM is the machine's power button, the next one ends it.
+    The first SIGINT, SIGTERM or SIGHUP is the machine's power button, the next one ends it.
     """
     def heed(count: int) -> bool:
         if not tenant.machine.attributes.qmp_sockets:

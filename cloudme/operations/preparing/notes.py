@@ -73,13 +73,22 @@ def alone(world: World, machines: Iterable[str]) -> Iterator[None]:
     what fails takes back what it finds."""
     with contextlib.ExitStack() as held:
         for name in sorted(set(machines)):
-            path = f"{world.prepared(name).removesuffix('.json')}.lock"
+            path = _lock(world, name)
             with reported(path):
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 held.callback(os.close, fd)
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, index.WRITE_LOCK)
         yield
+
+
+def met(world: World, name: str) -> bool:
+    """Whether anybody has prepared the machine since this host has started, or is about to."""
+    return os.path.exists(_lock(world, name)) or os.path.exists(world.prepared(name))
+
+
+def _lock(world: World, name: str) -> str:
+    return f"{world.prepared(name).removesuffix('.json')}.lock"
 
 
 def names(world: World) -> list[str]:
