@@ -128,7 +128,8 @@ def _known(machine: _Folder, record: str) -> dict[str, Any]:
     lock = _held(machine.fd, "lock")
     if raw is None:
         state = "debris" if _held(machine.fd, "maker") is None else "being-made"
-        return {"group": None, "type": None, "address": None, "address6": None, "state": state, "since": None}
+        return {"group": None, "type": None, "address": None, "address6": None, "state": state, "since": None,
+                "shares": []}
     nics = [raw.get("nic")] if record == layout.TEMPLATE_RECORD else raw.get("nics")
     nic = nics[0] if isinstance(nics, list) and nics and isinstance(nics[0], dict) else {}
     template = record == layout.TEMPLATE_RECORD
@@ -136,7 +137,15 @@ def _known(machine: _Folder, record: str) -> dict[str, Any]:
             "type": "default" if template else _plain(raw.get("type")),
             "address": _plain(nic.get("address") or raw.get("elsewhere")),
             "address6": None if template else _plain(nic.get("address6")),
-            "state": "stopped" if lock is None else "running", "since": lock}
+            "state": "stopped" if lock is None else "running", "since": lock, "shares": _shares(raw)}
+
+
+def _shares(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Whether they are served is seen in the run folder, which is not looked into."""
+    shares = raw.get("shares")
+    return [{**{key: _plain(share.get(key)) for key in ("tag", "source", "mount_point")},
+             "readonly": share.get("readonly") is True, "served": None}
+            for share in (shares if isinstance(shares, list) else []) if isinstance(share, dict)]
 
 
 def _record(folder: int, name: str) -> dict[str, Any] | None:

@@ -93,6 +93,11 @@ def names(folder: str) -> list[str]:
         return []
 
 
+def served(lock: str) -> bool | None:
+    """Whether a share is, by its lock; None for one of QEMU's own 9p, or of a machine that was never started."""
+    return held(lock) if os.path.exists(lock) else None
+
+
 SINCE_END = 1 << 33
 """In the year 2242: what localtime(3) takes on every host."""
 
@@ -144,9 +149,12 @@ def listing(world: World, *, every: bool = False) -> list[dict[str, Any]]:
                 raw = record(f"{path}/{file}") if now in ("running", "stopped") else {}
                 waiting.pop(str(raw.get("definition") or ""), None)
                 known = _of_template(raw) if file == layout.TEMPLATE_RECORD else _of_machine(raw)
-                found.append({"name": name, **known, "state": now, "since": _since(path, now)})
+                shares = raw.get("shares")
+                shares = _shares(shares, world.machine_run(name), now) if isinstance(shares, list) else []
+                found.append({"name": name, **known, "state": now, "since": _since(path, now), "shares": shares})
         if file == layout.MACHINE_RECORD:
-            found += [{"name": name, **_of_machine({}), "state": "defined", "since": None} for name in waiting]
+            found += [{"name": name, **_of_machine({}), "state": "defined", "since": None, "shares": []}
+                      for name in waiting]
     return found
 
 
@@ -169,6 +177,13 @@ def _of_machine(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _of_template(raw: dict[str, Any]) -> dict[str, Any]:
     return {"group": TEMPLATES, "type": "default", "address": raw.get("nic", {}).get("address"), "address6": None}
+
+
+def _shares(shares: list[Any], run: str, now: str) -> list[dict[str, Any]]:
+    """tag, source, mount_point, readonly; served: False where the machine runs and what served it has ended."""
+    return [{**{key: share.get(key) for key in ("tag", "source", "mount_point", "readonly")},
+             "served": now == "running" and served(layout.share(run, str(share.get("tag")))) is not False}
+            for share in shares if isinstance(share, dict)]
 
 
 def _since(path: str, now: str) -> float | None:

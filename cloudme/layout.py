@@ -222,6 +222,12 @@ def forward(folder: str, protocol: str, address: str, port: int) -> str:
     return os.path.join(folder, f"forward.{protocol}.{address}.{port}")
 
 
+def share(folder: str, tag: str) -> str:
+    """The file whose OFD lock is held by the virtiofsd of a share of the machine that runs in `folder`; missing where
+    it has none. In the machine's own folder, with .log, is what that one says."""
+    return os.path.join(folder, f"share.{tag}")
+
+
 def socket(folder: str, role: str) -> str:
     """Return the path of a machine's socket, short enough to bind.
 

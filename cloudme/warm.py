@@ -41,7 +41,7 @@ def kind(host: Host, machine: Machine, accel: str) -> Kind:
     version = host.qemu.version()
     place = launch.Place(folder="", run="", accel=accel, networks={})
     ram = launch.Ram(path="", qemu=version, use="clone")
-    starts = launch.of(dataclasses.replace(machine, nics=(), cdrom=None), place, ram)
+    starts = launch.of(dataclasses.replace(machine, nics=(), shares=(), cdrom=None), place, ram)
     return Kind(
         qemu=version, machine=starts.machine, accel=accel, cpu=_host_cpu() if starts.cpu == "host" else starts.cpu,
         vcpus=starts.vcpus, ram_mib=starts.ram_mib, hardware=launch.fingerprint(starts))

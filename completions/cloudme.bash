@@ -115,7 +115,7 @@ _cloudme_answer() {
 _cloudme_cmcheck() {
     _cloudme_answer '--fix --persist --bridge --nic --vfio --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --nic:none --root:folders --realm:realms' \
-        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=limits=apparmor=time*'
+        '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=limits=shares=apparmor=time*'
 }
 complete -F _cloudme_cmcheck cmcheck
 
@@ -212,8 +212,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline --share' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none --share:folders' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
@@ -261,8 +261,8 @@ _cloudme_vmid() {
 complete -F _cloudme_vmid vmid
 
 _cloudme_vminstantiate() {
-    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --ports --limit --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --net-rate:none --ports:none --limit:none --accel:=auto=kvm=tcg --realm:realms' \
+    _cloudme_answer '-n --name-of -f --file -C --count -g --group -t --type --name -m --memory -c --cpus --network --ip --isolate --net-rate --ports --limit --share --instant --cold --no-start --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:templates --name-of:templates -f:files --file:files -C:none --count:none -g:groups --group:groups -t:types --type:types --name:none -m:none --memory:none -c:none --cpus:none --network:networks --ip:none --net-rate:none --ports:none --limit:none --share:folders --accel:=auto=kvm=tcg --realm:realms' \
         'templates'
 }
 complete -F _cloudme_vminstantiate vminstantiate
@@ -409,8 +409,8 @@ _cloudme_vmunit() {
 complete -F _cloudme_vmunit vmunit
 
 _cloudme_vmupdate() {
-    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --ports --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --ports:none --realm:realms' \
+    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --ports --share --no-share --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --ports:none --share:folders --no-share:none --realm:realms' \
         'machines'
 }
 complete -F _cloudme_vmupdate vmupdate

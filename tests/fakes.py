@@ -178,6 +178,7 @@ class FakeHypervisor:
     """
 
     kvm: bool = False
+    virtiofsd: bool = True
     agent_open: bool = True
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
@@ -228,6 +229,9 @@ class FakeHypervisor:
 
     def lives(self, uid: int) -> bool:
         return uid in self.alive
+
+    def virtiofs(self) -> bool:
+        return self.virtiofsd
 
     def kvm_usable(self) -> bool:
         return self.kvm
@@ -475,11 +479,13 @@ class FakeAgent:
     ended: dict[str, Ended] = field(default_factory=dict)
     told: list[Any] = field(default_factory=list)
     refuses: str = ""
+    ran: list[Sequence[str]] = field(default_factory=list)
 
     def ping(self, socket: str, *, timeout_s: float) -> bool:
         return self.answers
 
     def execute(self, socket: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60) -> Ended:
+        self.ran.append(argv)
         for word, ended in self.ended.items():
             if word.encode() in stdin:
                 return ended

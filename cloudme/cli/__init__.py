@@ -74,7 +74,7 @@ def wire_options(parser: Any) -> None:
 
 
 def board_options(parser: Any) -> None:
-    """What a machine of its own boots, on what, and what it may take. parser: a group of options."""
+    """What a machine of its own boots, on what, what it may take and share. parser: a group of options."""
     parser.add_argument("--limit", metavar="LIST", help="as vminstantiate")
     parser.add_argument("--vsock-cid", metavar="CID", type=int, help="its number for vsock, from 3: see vm --vsock")
     parser.add_argument("--machine-type", choices=["q35", "microvm"], help="the board (default: q35)")
@@ -82,6 +82,12 @@ def board_options(parser: Any) -> None:
     complete(parser.add_argument("--initrd", metavar="FILE", help="with this initial RAM disk"), "files")
     parser.add_argument("--cmdline", metavar="TEXT", help="and this command line (default: root=/dev/vda1 ro "
                         "console=ttyS0)")
+    share_option(parser)
+
+
+def share_option(parser: Any) -> None:
+    complete(parser.add_argument("--share", metavar="SOURCE:MOUNT[:ro]", action="append",
+                                 help="a folder of the host's at MOUNT; again for more"), "folders")
 
 
 def group_option(parser: argparse.ArgumentParser, **more: Any) -> None:

@@ -7,8 +7,9 @@ import dataclasses
 import os
 
 from cloudme import cli, warm
-from cloudme.cli import requests, selection
+from cloudme.cli import requests, selection, sharing
 from cloudme.errors import HostUnavailable, UsageError
+from cloudme.formats import groupfiles
 from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
 from cloudme.model.names import Name, numbered
 from cloudme.operations import clones, forks, instant, networks, power
@@ -29,7 +30,9 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
         if args.cold or args.no_start or not (args.instant or warm.manifest(folder)):
             return machine
         static = any(nic.static for nic in machine.nics)
-        if why := "its address is told by a seed, at a boot" if static else warm.why_not(host, folder, machine, accel):
+        full = machine.shares and len(machine.nics) == groupfiles.MAX_CARDS
+        if why := ("its address is told by a seed, at a boot" if static else "its cards leave no slot to its shares"
+                   if full else warm.why_not(host, folder, machine, accel)):
             reasons[machine.template] = why
             if args.instant:
                 raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",
@@ -40,6 +43,7 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
     if not args.no_start:
         power.check(host, store, [], on.values())
         cli.tell_accelerator(args, host, settings)
+    sharing.tell_kind(args, host, [share for request in wanted for share in request.shares])
     with cli.transaction(args, host) as transaction, clones.making(
             transaction, store, wanted, settings, based) as machines:
         for template, why in reasons.items():

@@ -29,6 +29,7 @@ def show(machines: list[dict[str, Any]], args: Any) -> None:
     if args.json:
         cli.print_json(machines)
         return
+    import sys
     import time
 
     keys = ["name", "group", "type", "address"] + ["address6"] * args.verbose + ["state"] * args.all
@@ -41,3 +42,8 @@ def show(machines: list[dict[str, Any]], args: Any) -> None:
         ([machine[key] or "-" for key in keys] +
          [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(machine["since"])) if machine["since"] else "-"]
          for machine in machines), heads=[*keys, "since"])
+    for machine in machines:
+        for share in machine.get("shares", ()):
+            if machine["state"] == "running" and share["served"] is False:
+                print(f"vmrunning: {machine['name']}: the share '{share['tag']}' is down: vmrestart {machine['name']}",
+                      file=sys.stderr)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from cloudme import cli, defined, layout
-from cloudme.cli import chooser, selection
+from cloudme.cli import chooser, selection, sharing
 from cloudme.errors import CloudMeError, NotFound, PeerError, UsageError
 from cloudme.host import streams
 from cloudme.model.machine import Machine
@@ -98,6 +98,7 @@ def _log(args: argparse.Namespace, store: Store, machine: Machine, heard: Heard)
     if machine.definition:
         defined.refuse(machine, "it has no serial console, and what QEMU says is in the journal",
                        f"journalctl --unit {layout.unit(machine.definition)}")
+    sharing.tell(args, store, machine)
     path = (os.path.join(store.run_folder(machine), launch.OUTPUT) if args.qemu
             else os.path.join(store.folder(machine), launch.SERIAL_LOG))
     if not os.path.exists(path):

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from cloudme import cli, forwards
-from cloudme.cli import images, selection
+from cloudme.cli import images, selection, sharing
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, openports, units
@@ -35,6 +35,7 @@ def make(args: argparse.Namespace, name: Name) -> None:
             print(f"make machine {name} on it")
             return
     host = cli.host(args)
+    sharing.tell_kind(args, host, wanted.shares)
     with cli.transaction(args, host) as transaction:
         machines.make(transaction, store, wanted, settings)
         if transaction.dry_run:
@@ -63,6 +64,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
         ports=openports.read(args.ports) if args.ports else None,
         board=args.machine_type or BOARDS[0], vsock_cid=args.vsock_cid, **_kernel(args),
+        shares=sharing.wanted(args.share),
     )
 
 
@@ -84,7 +86,7 @@ def update(args: argparse.Namespace) -> None:
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     if not (args.pubkey_path or args.ip or args.user_data):
-        raise UsageError("nothing to update", hint="--limit; or --pubkey-path, --ip, --user-data")
+        raise UsageError("nothing to update", hint="--limit; --ports; --share; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
     if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):

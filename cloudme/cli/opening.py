@@ -12,7 +12,7 @@ from cloudme.operations import opening
 
 
 def update(args: argparse.Namespace) -> None:
-    if args.pubkey_path or args.ip or args.user_data or args.now or args.limit:
+    if args.pubkey_path or args.ip or args.user_data or args.now or args.limit or args.share or args.no_share:
         raise UsageError("--ports goes alone: it takes effect at once", hint="vmupdate NAME --ports LIST")
     store, host = cli.store(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))

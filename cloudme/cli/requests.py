@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from cloudme import cli, index
+from cloudme.cli import sharing
 from cloudme.errors import NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles
 from cloudme.model import limits, openports, units
@@ -22,7 +23,7 @@ def read(args: argparse.Namespace, store: Store) -> list[CloneRequest]:
         raise UsageError("either a template or a group file is wanted", hint="vminstantiate -n TEMPLATE, or -f FILE")
     if args.file:
         own = ("group", "type", "prefix", "memory", "cpus", "count", "network", "ip", "isolate", "net_rate",
-               "limit", "ports")
+               "limit", "ports", "share")
         if given := [option for option in own if getattr(args, option) not in (None, False)]:
             raise UsageError(f"--{given[0].replace('_', '-')} does not go with a file: its lines say that")
         return from_file(args.file, store)
@@ -64,6 +65,7 @@ def _one(args: argparse.Namespace, template: Name) -> CloneRequest:
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
         ports=openports.read(args.ports) if args.ports else None,
+        shares=sharing.wanted(args.share),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 
 from cloudme import cli, defined, layout
+from cloudme.cli import sharing
 from cloudme.errors import HostUnavailable, TimedOut
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
@@ -27,6 +28,7 @@ def shell(args: argparse.Namespace, host: Host, store: Store, machine: Machine) 
     started = _start(args, host, store, machine)
     if args.dry_run:
         return 0
+    sharing.tell(args, store, machine)
     if not started:  # most often it is ready, and asking first would cost a second log-in
         try:
             return host.shell.interactive(target, command, tty=args.tty)

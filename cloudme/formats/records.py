@@ -24,6 +24,7 @@ from cloudme.model.machine import (
 )
 from cloudme.model.names import DefinitionName, ImageName, Name
 from cloudme.model.network import Network
+from cloudme.model.share import Share
 from cloudme.model.warm import Kind, Manifest, Stamp
 
 VERSION = 6
@@ -95,6 +96,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "limits": Limits(**raw.get("limits", {})), "definition": _maybe(DefinitionName, raw.get("definition")),
         "ports": None if raw.get("ports") is None else tuple(_port(port) for port in raw["ports"]),
         "kernel": Kernel(**raw["kernel"]) if raw.get("kernel") else None,
+        "shares": tuple(Share(**share) for share in raw.get("shares", [])),
     })
 
 

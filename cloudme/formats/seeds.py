@@ -55,12 +55,29 @@ def files(
         "instance_id": machine.seed_id or machine.uuid, "host_key_private": keys.host_private,
         "host_key_public": keys.host_public.strip(),
         "public_keys": [line.strip() for line in keys.public.splitlines() if line.strip() and line[0] != "#"],
-        "cards": [_card(nic, networks[nic.network]) for nic in machine.nics],
+        "cards": [_card(nic, networks[nic.network]) for nic in machine.nics], "bootcmd": _commands(machine, config),
     }
     made = {name: render.text(template, config, **values) for name, template in FILES.items()}
     if more:
         made["user-data"] = _joined(made["user-data"], more)
     return {name: text.encode() for name, text in made.items()}
+
+
+def mounts(machine: Machine) -> list[str]:
+    """The words of templates/mount.sh."""
+    return [word for share in machine.shares
+            for word in (share.tag, share.mount_point, "ro" if share.readonly else "rw")]
+
+
+def _commands(machine: Machine, config: str) -> list[list[str]]:
+    """What is done at each boot: keys that a seed before this one brought go, to which cloud-init would only add;
+    shares are mounted, and those of such a seed forgotten."""
+    user, found = machine.access.user, []
+    if user != "root":
+        found.append(["cloud-init-per", "instance", "cloudme-keys", "sh", "-c", f"rm -f ~{user}/.ssh/authorized_keys"])
+    if machine.shares or machine.seed_id:
+        found.append(["sh", "-c", render.script("mount.sh", config), "mount.sh", *mounts(machine)])
+    return found
 
 
 def kind(user_data: str, where: str) -> str:

@@ -43,6 +43,8 @@ TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 READS = EXECUTE | READ_FILE | READ_DIR
 WRITES = READ_FILE | READ_DIR | WRITE_FILE | REMOVE_FILE | MAKE_SOCK | TRUNCATE | IOCTL_DEV
+REMOVE_DIR, MAKE_DIR, MAKE_REG, MAKE_FIFO, MAKE_SYM, REFER = 1 << 4, 1 << 7, 1 << 8, 1 << 10, 1 << 12, 1 << 13
+TREES = WRITES | EXECUTE | REMOVE_DIR | MAKE_DIR | MAKE_REG | MAKE_FIFO | MAKE_SYM | REFER
 FS_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
 """From which ABI on how many rights to files are known; all of them are handled."""
 BIND_TCP, CONNECT_TCP = 1, 2
@@ -167,6 +169,8 @@ def _landlock(reach: Reach) -> int:
         _allow(rules, "/proc", READ_DIR)  # no file of it: subprocess looks into /proc/self/fd for what to close
         for path in reach.writable:
             _allow(rules, path, WRITES & handled)
+        for path in reach.trees:
+            _allow(rules, path, TREES & handled)
         for port in reach.ports if abi >= 4 else ():
             _syscall("landlock_add_rule", rules, RULE_PORT, struct.pack("QQ", BIND_TCP, port), 0)
     except BaseException:

@@ -7,6 +7,7 @@ be one that the machine's record permits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -35,7 +36,8 @@ def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[
             fds[role] = os.open(file.path, flags | os.O_CLOEXEC)
             mine.callback(os.close, fds[role])
     if memory := files.ram(launch):
-        fds[files.RAM] = os.open(memory, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fds[files.RAM] = (_copied(memory) if launch.copies
+                          else os.open(memory, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
         mine.callback(os.close, fds[files.RAM])
     for role, path in files.booted(launch).items():
         fds[role] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -46,6 +48,35 @@ def opened(launch: Launch, uid: int | None, mine: contextlib.ExitStack) -> dict[
     fds[files.OWN] = _own(launch, uid)
     mine.callback(os.close, fds[files.OWN])
     return fds
+
+
+def _copied(path: str) -> int:
+    """A descriptor of memory with what is in the file; where the file has holes, so has the memory."""
+    ours = os.memfd_create("ram", os.MFD_CLOEXEC)
+    try:
+        with open(path, "rb") as file:
+            size, at = os.fstat(file.fileno()).st_size, 0
+            os.ftruncate(ours, size)
+            while (begin := _data(file.fileno(), at)) is not None:
+                at = begin
+                end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+                os.lseek(ours, at, os.SEEK_SET)
+                while at < end:
+                    at += os.sendfile(ours, file.fileno(), at, end - at)
+    except BaseException:
+        os.close(ours)
+        raise
+    return ours
+
+
+def _data(fd: int, at: int) -> int | None:
+    """Where the next data of a file begins; None where there is no more."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def begin_logs(launch: Launch) -> None:

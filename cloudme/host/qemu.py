@@ -15,7 +15,7 @@ from functools import cache
 
 from cloudme import layout
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
-from cloudme.host import confine, handover, holders, qmp, shutdown
+from cloudme.host import confine, handover, holders, qmp, sharing, shutdown
 from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement
@@ -42,6 +42,7 @@ class Qemu:
         self._net = net
         self._groups = groups
         self._confined = confined
+        self._shares = sharing.Shares(run, confined=confined)
 
     def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
         binary = self._run.find(launch.binary)
@@ -69,7 +70,7 @@ class Qemu:
                 fds[tap.netdev] = fd
                 mine.callback(os.close, fd)
             handover.begin_logs(launch)
-            fds |= handover.opened(launch, uid, mine)
+            fds |= handover.opened(launch, uid, mine) | self._shares.opened(launch, mine)
             ours, its = handover.word(living)
             pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
                                   confinement=_confinement(launch, uid, binary) if self._confined else None)
@@ -81,6 +82,7 @@ class Qemu:
             if launch.pid_file:
                 handover.link(launch.pid_file, f"/proc/{pid}/fd/{its}")
             self._await_greeting(launch, pid, pidfd, timeout_s)
+            self._shares.check(launch)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -104,6 +106,7 @@ class Qemu:
             os.waitpid(pid, 0)
         if not ready:
             raise TimedOut(f"QEMU for '{launch.name}' did not greet within {timeout_s:g} s")
+        self._shares.check(launch)
         raise PeerError(f"QEMU for '{launch.name}' ended: {last_words(launch.output)}", hint=f"see {launch.output}")
 
     @contextlib.contextmanager
@@ -185,6 +188,9 @@ class Qemu:
     @cache  # noqa: B019  one adapter a process
     def version(self) -> str:
         return self._run([rendering.BINARY, "--version"]).split()[3]
+
+    def virtiofs(self) -> bool:
+        return self._shares.program() is not None
 
     @cache  # noqa: B019
     def kvm_usable(self) -> bool:

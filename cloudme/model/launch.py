@@ -70,6 +70,23 @@ class TapCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A folder of the host's that the machine has, too.
+
+    role:  of the descriptor that QEMU gets: a socket that virtiofsd serves, or where there is none the folder itself.
+    lock:  the file whose OFD lock that virtiofsd inherits. Missing: there is none.
+    log:   what it says.
+    """
+
+    role: str
+    tag: str
+    source: str
+    readonly: bool
+    lock: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """Everything needed to start one QEMU. Descriptors have roles here and get numbers at the start.
 
@@ -83,6 +100,8 @@ class Launch:
     incoming:  start with nothing but what a saved state will bring (`migrate-incoming`).
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
     group:     None: it stays in the cgroup of who starts it.
+    folders:   what it shares with the host, by virtiofs, else by 9p.
+    copies:    its memory is a copy of the file that it goes on from: others have to see what it writes there.
     """
 
     name: str
@@ -111,3 +130,6 @@ class Launch:
     pid_file: str | None = None
     group: Group | None = None
     grounds: Sequence[str] = ()
+    folders: Sequence[Folder] = ()
+    virtiofs: bool = True
+    copies: bool = False

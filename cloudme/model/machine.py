@@ -10,6 +10,7 @@ from typing import Literal
 from cloudme.errors import UsageError
 from cloudme.model.names import TEMPLATES, DefinitionName, Name
 from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.model.share import Share
 
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,31}")
 """What useradd(8) takes; it becomes part of a shell's line in seeds."""
@@ -194,6 +195,7 @@ class Machine:
     ports:     those that other networks and the host reach, and no others; None: all.
     vsock_cid: its number for vsock(7), by which the host reaches it without any network.
     board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
+    shares:    folders of the host's that it has, too.
     """
 
     name: Name
@@ -221,6 +223,7 @@ class Machine:
     board: str = BOARDS[0]
     kernel: Kernel | None = None
     vsock_cid: int | None = None
+    shares: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
@@ -298,3 +301,4 @@ class CloneRequest:
     isolate: bool = False
     net_rate: int | None = None
     ports: tuple[Port, ...] | None = None
+    shares: tuple[Share, ...] = ()

@@ -111,6 +111,9 @@ class Hypervisor(Protocol):
     def lives(self, uid: int) -> bool:
         """Whether anything runs as this user."""
 
+    def virtiofs(self) -> bool:
+        """Whether shares of machines that start here are virtiofs, not 9p."""
+
     def kvm_usable(self) -> bool:
         """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""
 

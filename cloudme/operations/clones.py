@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import claim, defined, index, layout, seed
+from cloudme import claim, defined, folders, index, layout, seed
 from cloudme.errors import Busy, StoreError
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
@@ -45,6 +45,7 @@ def making(
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
+    made = folders.making(share for request in requests for share in request.shares)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
             claim.check_records(store, networks[request.networks[0]], request.addresses)
@@ -55,7 +56,7 @@ def making(
         *(Freeze(store, template) for template in templates.values()),
         *(Hold(base) for base in {_base(store, machine) for machine in machines if machine.bases})]
     try:
-        transaction.apply(freezes)
+        transaction.apply([*made, *freezes])
         transaction.apply([Parallel([Fill(store, machine, networks) for machine in machines])])
         yield machines
         for one in claims:
@@ -142,7 +143,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits, ports=request.ports,
+        limits=request.limits, ports=request.ports, shares=request.shares,
     )
 
 

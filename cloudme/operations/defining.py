@@ -89,7 +89,7 @@ def left_out(machine: Machine) -> list[str]:
     return [what for what, there in (
         ("the ports that lead to it", machine.forwards), ("that it is isolated", machine.isolate),
         ("its cards' rate", machine.net_rate), ("its display's port", machine.vnc_port),
-        ("its medium", machine.cdrom)) if there]
+        ("its medium", machine.cdrom), ("its shares", machine.shares)) if there]
 
 
 def changes(place: Place, name: DefinitionName, document: Document, wanted: Sections) -> list[Write]:

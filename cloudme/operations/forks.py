@@ -38,6 +38,10 @@ def check(host: Host, store: Store, machine: Machine) -> None:
     defined.refuse(machine, "only clones of templates have what a fork needs", "vminstantiate makes some")
     if not store.is_running(machine):
         raise Busy(f"'{machine.name}' does not run", hint=f"vm {machine.name} starts it")
+    if machine.shares:
+        tag = machine.shares[0].tag
+        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and nobody can save what is known "
+                              "here of open files", hint=f"vmupdate {machine.name} --no-share {tag}; vmrestart")
     why = ""
     if machine.template is None or not machine.access.seeded:
         why = "it was installed by hand: nobody knows what its clones may share"

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloudme import layout, place, seed
-from cloudme.errors import PeerError
+from cloudme import folders, layout, place, seed
+from cloudme.errors import CommandFailed, PeerError
+from cloudme.formats import render, seeds
 from cloudme.model import identity, warm
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Nic
@@ -24,6 +25,9 @@ ANSWER_S = 60
 ENTROPY_BYTES = 64
 
 PULL_S = 30
+
+MOUNT_S = 60
+"""What a clone gets to mount its shares: their devices appear within moments."""
 
 FILTER = "NIC_RX_FILTER_CHANGED"
 """Sent once for each time that the filter was asked for (QEMU, qapi/net.json)."""
@@ -42,8 +46,11 @@ def start(
     Raises:  PeerError (QEMU, or the guest that could not become another), TimedOut.
     """
     networks = store.networks_of(settings, machines)
+    if not transaction.dry_run:
+        folders.check(transaction.host, store, machines)
     transaction.apply([Parallel([
-        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings),
+        Restore(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
+                                         virtiofs=transaction.host.qemu.virtiofs()),
                 networks[machine.nics[0].network].domain, old)
         for machine in machines
     ])])
@@ -81,8 +88,21 @@ class Restore:
                 _pull(monitor, f"old{index}")
             for part in starts.plugged:
                 monitor.execute("device_add", **part.props)
-                _connect(monitor, part.props["id"])
+                if "netdev" in part.props:
+                    _connect(monitor, part.props["id"])
+        if self.machine.shares:
+            self._mount(host)
         self.store.publish(self.machine)
+
+    def _mount(self, host: Host) -> None:
+        """It does not boot, so its seed tells it nothing yet."""
+        argv = ["/bin/sh", "-s", "--", *seeds.mounts(self.machine)]
+        ended = host.agent.execute(layout.socket(self.place.run, "agent"), argv, timeout_s=MOUNT_S,
+                                   stdin=render.script("mount.sh", self.store.world.config).encode())
+        if ended.status:
+            said = ended.stderr.decode(errors="replace").strip() or f"exit status {ended.status}"
+            raise CommandFailed(f"'{self.machine.name}' cannot mount what it shares: {said}",
+                                hint="its kernel knows virtiofs, or where the host has no virtiofsd, 9p")
 
     def _identity(self, host: Host) -> Json:
         """What templates/identity.py in the guest makes true."""

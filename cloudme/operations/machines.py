@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudme import claim, defined, layout, seed
+from cloudme import claim, defined, folders, layout, seed
 from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, UsageError
 from cloudme.formats import render
 from cloudme.model import identity, limits
@@ -20,6 +20,7 @@ from cloudme.model.machine import BOARDS, Access, Disk, Image, Kernel, Limits, M
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
+from cloudme.model.share import Share
 from cloudme.model.steps import Transaction
 from cloudme.model.units import human
 from cloudme.qemu import taps
@@ -59,6 +60,7 @@ class Wanted:
     kernel: Kernel | None = None
     vsock_cid: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    shares: tuple[Share, ...] = ()
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -78,6 +80,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     claim.check_free(host, store, first, addresses)
     limits.check(wanted.limits, wanted.shape.ram_mib)
     host.groups.check(wanted.limits, store.world.machines)
+    made = folders.making(wanted.shares)
     user = wanted.user or image.user
     if user == "root":
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")
@@ -86,7 +89,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
         machine = _machine(store, wanted, image, user, networks, host.now())
         taken = claim.Claim(store, machine, networks)
         transaction.apply([taken])
-    transaction.apply([Make(store, machine, networks, wanted)])
+    transaction.apply([*made, Make(store, machine, networks, wanted)])
     taken.let_go()
     return machine
 
@@ -104,6 +107,7 @@ def _machine(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
         limits=wanted.limits, ports=wanted.ports, board=wanted.board, kernel=wanted.kernel, vsock_cid=wanted.vsock_cid,
+        shares=wanted.shares,
     )
 
 

@@ -113,7 +113,8 @@ def _agent(host: Host, store: Store, machine: Machine) -> str | None:
 
 
 def _ports(host: Host, store: Store, machine: Machine, timeout_s: float) -> dict[str, str]:
-    """Those of the machine to which one of the host leads: nobody sees from outside whether UDP is served."""
+    """Those of the machine to which one of the host's leads: nobody sees from outside whether UDP is served; and those
+    that it says are open, one by one: of a range any may be served, or none."""
     found: dict[str, str] = {}
     for forward in machine.forwards:
         name = f"{forward.protocol}/{forward.guest_port}"
@@ -122,4 +123,8 @@ def _ports(host: Host, store: Store, machine: Machine, timeout_s: float) -> dict
         elif name not in found:
             found[name] = (_knock(host, store, machine, forward.guest_port, timeout_s)
                            if forward.protocol == "tcp" and machine.address else "open")
+    for port in machine.ports or ():
+        name = f"{port.protocol}/{port.first}"
+        if port.protocol == "tcp" and port.first == port.last and machine.address and name not in found:
+            found[name] = _knock(host, store, machine, port.first, timeout_s)
     return found

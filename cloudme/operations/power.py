@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import defined, forwards, layout, place
+from cloudme import defined, folders, forwards, layout, place
 from cloudme.errors import (
     Busy,
     HostUnavailable,
@@ -50,7 +50,8 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     networks = store.networks_of(settings, own)
     check(host, store, stopped, networks.values())
     steps: list[Step] = [
-        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings))
+        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
+                                       virtiofs=host.qemu.virtiofs()))
         for machine in own]
     steps += [StartUnit(store, machine) for machine in stopped if machine.definition]
     transaction.apply([Parallel(steps), *forwards.opening(store, stopped)])
@@ -87,6 +88,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                 raise Busy(f"the disk of template '{machine.name}' is frozen: it was cloned",
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
     forwards.check(host, store, machines)
+    folders.check(host, store, machines)
 
 
 def _check_vsock(host: Host, machine: Machine) -> None:

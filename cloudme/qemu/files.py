@@ -122,9 +122,11 @@ def reach(launch: Launch, binary: str, own: str) -> Reach:
 
     binary:  its path.   own: the folder in which it makes its display's socket.
     """
-    memory = ram(launch)
+    memory = None if launch.copies else ram(launch)
+    nine = [] if launch.virtiofs else launch.folders
     return Reach(
-        readable=(*SYSTEM, binary, *booted(launch).values()),
+        readable=(*SYSTEM, binary, *booted(launch).values(), *(folder.source for folder in nine if folder.readonly)),
+        trees=tuple(folder.source for folder in nine if not folder.readonly),
         writable=(own, *DEVICES, *(("/dev/kvm",) if launch.accel == "kvm" else ()), *((memory,) if memory else ())),
         ports=(launch.vnc_port,) if launch.vnc_port else ())
 

@@ -23,6 +23,11 @@ def memory(ram_mib: int) -> Parts:
     return [Part("object", {"qom-type": "memory-backend-ram", "id": "ram0", "size": ram_mib << 20})]
 
 
+def shared_memory(ram_mib: int) -> Parts:
+    """Likewise memory that another program can be given, as virtiofsd is; nothing but its descriptor leads to it."""
+    return [Part("object", {"qom-type": "memory-backend-memfd", "id": "ram0", "size": ram_mib << 20, "share": True})]
+
+
 def file_memory(path: str, ram_mib: int, *, shared: bool) -> Parts:
     """Memory that is a file. shared: what the guest writes is written to it; else it keeps its own copy of that page.
 
@@ -175,3 +180,14 @@ def nic(mac: str, index: int, *, old: bool = False) -> Parts:
     name, netdev = ("old", "oldnet") if old else ("nic", "net")
     return [Part("device", {"driver": "virtio-net-pci", "id": f"{name}{index}", "netdev": f"{netdev}{index}",
                             "mac": mac, "bus": ROOT_PORTS[index], "romfile": ""})]
+
+
+def share(role: str, tag: str, index: int, *, virtiofs: bool, plugged: bool) -> Parts:
+    """A folder of the host's, number `index` (0 to 7): chardev, or fsdev, `role`.
+
+    plugged:  it comes later, with all the others in one slot, where the first one has to come last (docs/pcie.txt).
+    """
+    place = {"bus": ROOT_PORTS[-1], "addr": f"0x0.{index}"} if plugged else {"bus": "pcie.0", "addr": f"0xb.{index}"}
+    device = ({"driver": "vhost-user-fs-pci", "chardev": role, "tag": tag} if virtiofs
+              else {"driver": "virtio-9p-pci", "fsdev": role, "mount_tag": tag})
+    return [Part("device", {**device, "id": f"share{index}", **place, "multifunction": index == 0})]

@@ -13,7 +13,7 @@ from typing import Literal
 from cloudme import layout
 from cloudme.model import limits
 from cloudme.model.groups import Group
-from cloudme.model.launch import Launch, Listener, Part, TapCard
+from cloudme.model.launch import Folder, Launch, Listener, Part, TapCard
 from cloudme.model.machine import INITRD, KERNEL, Limits, Machine, Nic
 from cloudme.model.names import Name
 from cloudme.model.network import Network
@@ -44,6 +44,7 @@ class Place:
 
     grounds:  folders, and files, on whose disks its own may stand, beside those in `folder`.
     limits, overhead_mib: the host's, for machines that have none of their own (Settings). None: it gets no cgroup.
+    virtiofs: the host has a virtiofsd for its shares; else they are 9p's.
     """
 
     folder: str
@@ -53,6 +54,7 @@ class Place:
     grounds: tuple[str, ...] = ()
     limits: Limits | None = None
     overhead_mib: int | None = None
+    virtiofs: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,32 +78,25 @@ class Ram:
 
 def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
     """Return how `machine` starts at `place`: it boots, or goes on from a `ram`; then its cards come later."""
-    if ram:
-        parts = hardware.file_memory(ram.path, machine.shape.ram_mib, shared=ram.use != "clone")
-    else:
-        parts = hardware.memory(machine.shape.ram_mib)
-    receives = ram is not None and ram.use == "receive"
-    parts += hardware.entropy()
+    folders = _folders(machine, place)
+    seen = bool(folders) and place.virtiofs  # its memory, by virtiofsd
+    parts = _memory(machine, ram, seen=seen) + hardware.entropy()
     if machine.board != MICROVM:
         parts += hardware.generation() + hardware.root_ports() + hardware.display()
     parts += hardware.console() + hardware.firmware_log() + hardware.agent() + hardware.identity()
-    for index, disk in enumerate(machine.disks):
-        path = os.path.join(place.folder, disk.file)
-        parts += (hardware.no_disk(disk.size_bytes, index, boot=index == 0) if receives
-                  else hardware.disk(path, index, boot=index == 0))
-    if machine.access.seeded:
-        parts += hardware.no_seed() if receives else hardware.seed(os.path.join(place.folder, SEED))
-    if machine.cdrom:
-        parts += hardware.cdrom(machine.cdrom, "install", 0, boot=True)
+    parts += _disks(machine, place, receives=ram is not None and ram.use == "receive")
     cards = _pluggable(machine, ram)
     old = ram.cards if ram else ()
     parts += [part for index, nic in enumerate(old) for part in hardware.nic(nic.mac, index, old=True)]
     incoming = ram is not None and ram.use != "boot"
+    shares = [part for index, folder in enumerate(folders) for part in hardware.share(
+        folder.role, folder.tag, index, virtiofs=place.virtiofs, plugged=incoming)]
     return Launch(
         name=machine.name, uuid=machine.uuid, binary=BINARY, machine=ram.machine if ram else machine.board,
         accel=place.accel, cpu="host" if place.accel == "kvm" else "max", vcpus=machine.shape.vcpus,
-        ram_mib=machine.shape.ram_mib,
-        parts=parts if incoming else parts + cards, plugged=cards if incoming else (), incoming=incoming,
+        ram_mib=machine.shape.ram_mib, incoming=incoming,
+        parts=parts if incoming else parts + cards + shares, plugged=shares[::-1] + cards if incoming else (),
+        folders=folders, virtiofs=place.virtiofs, copies=seen and ram is not None and ram.use == "clone",
         monitors=[Listener(role, layout.socket(place.run, role)) for role in ("qmp.0", "qmp.1", "qmp.2")],
         chardevs=[
             Listener("console", layout.socket(place.run, "console"), os.path.join(place.folder, SERIAL_LOG)),
@@ -121,6 +116,27 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
     )
 
 
+def _memory(machine: Machine, ram: Ram | None, *, seen: bool) -> list[Part]:
+    """seen: by another program, too."""
+    if ram:
+        return hardware.file_memory(ram.path, machine.shape.ram_mib, shared=ram.use != "clone" or seen)
+    return (hardware.shared_memory if seen else hardware.memory)(machine.shape.ram_mib)
+
+
+def _disks(machine: Machine, place: Place, *, receives: bool) -> list[Part]:
+    """receives: it only keeps another's memory, and looks as if it had them."""
+    parts: list[Part] = []
+    for index, disk in enumerate(machine.disks):
+        path = os.path.join(place.folder, disk.file)
+        parts += (hardware.no_disk(disk.size_bytes, index, boot=index == 0) if receives
+                  else hardware.disk(path, index, boot=index == 0))
+    if machine.access.seeded:
+        parts += hardware.no_seed() if receives else hardware.seed(os.path.join(place.folder, SEED))
+    if machine.cdrom:
+        parts += hardware.cdrom(machine.cdrom, "install", 0, boot=True)
+    return parts
+
+
 def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
     """Cards, vsock, balloon.
 
@@ -135,6 +151,12 @@ def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
     if ram is None and len(machine.nics) < len(hardware.ROOT_PORTS):
         parts += hardware.small_balloon() if small else hardware.balloon()
     return parts
+
+
+def _folders(machine: Machine, place: Place) -> list[Folder]:
+    return [Folder(role=f"fs{index}", tag=share.tag, source=share.source, readonly=share.readonly,
+                   lock=layout.share(place.run, share.tag), log=f"{layout.share(place.folder, share.tag)}.log")
+            for index, share in enumerate(machine.shares)]
 
 
 def group(machine: Machine, place: Place) -> Group | None:
@@ -170,10 +192,7 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
         "-vnc", _display(launch, fds),
         "-sandbox", SANDBOX,
     ]
-    for name in files.booted(launch):
-        line += [f"-{name}", f"/proc/self/fd/{fds[name]}"]
-    if launch.kernel:
-        line += ["-append", launch.cmdline]
+    line += _booted(launch, fds)
     for number, file in enumerate(files.of(launch), 1):
         for role, flags in zip(file.descriptors, file.flags, strict=True):
             line += ["-add-fd", f"fd={fds[role]},set={number},opaque={_escaped(files.mark(file.path, flags))}"]
@@ -182,6 +201,8 @@ def argv(launch: Launch, fds: Mapping[str, int]) -> list[str]:
     for chardev in launch.chardevs:
         line += ["-chardev", _socket(chardev, fds, names)]
     line += ["-chardev", f"file,id=firmware,path={names['firmware.log']}"]
+    for folder in launch.folders:
+        line += _shared(folder, fds, virtiofs=launch.virtiofs)
     for tap in launch.taps:
         line += option(Part("netdev", {"type": "tap", "id": tap.netdev, "fd": str(fds[tap.netdev])}))
     for part in launch.parts:
@@ -195,7 +216,8 @@ def roles(launch: Launch) -> list[str]:
     """The role of each descriptor that QEMU inherits: sockets, taps, files, the memory, the folder of the display."""
     return [*(listener.role for listener in (*launch.monitors, *launch.chardevs)), *(tap.netdev for tap in launch.taps),
             *(role for file in files.of(launch) for role in file.descriptors),
-            *([files.RAM] if files.ram(launch) else []), *files.booted(launch), *files.devices(launch), files.OWN]
+            *([files.RAM] if files.ram(launch) else []), *files.booted(launch), *files.devices(launch),
+            *(folder.role for folder in launch.folders), files.OWN]
 
 
 def fingerprint(launch: Launch) -> str:
@@ -205,6 +227,11 @@ def fingerprint(launch: Launch) -> str:
              for part in launch.parts]
     seen = [launch.machine, launch.accel, launch.cpu, launch.vcpus, launch.ram_mib, parts]
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def _booted(launch: Launch, fds: Mapping[str, int]) -> list[str]:
+    options = [word for name in files.booted(launch) for word in (f"-{name}", f"/proc/self/fd/{fds[name]}")]
+    return [*options, *(["-append", launch.cmdline] if launch.kernel else [])]
 
 
 def _display(launch: Launch, fds: Mapping[str, int]) -> str:
@@ -229,6 +256,19 @@ def option(part: Part) -> list[str]:
 def _socket(listener: Listener, fds: Mapping[str, int], names: Mapping[str, str]) -> str:
     log = f",logfile={names[f'{listener.role}.log']},logappend=on" if listener.log else ""
     return f"socket,id={listener.role},fd={fds[listener.role]},server=on,wait=off{log}"
+
+
+def _shared(folder: Folder, fds: Mapping[str, int], *, virtiofs: bool) -> list[str]:
+    """The socket to virtiofsd, connected already; or the folder, which QEMU opens anew by its descriptor.
+
+    none: of what a guest's root gives to others, only the mode is kept (qemu(1), -fsdev). multidevs: other disks that
+    are mounted in the folder have files of the same numbers.
+    """
+    if virtiofs:
+        return ["-chardev", f"socket,id={folder.role},fd={fds[folder.role]}"]
+    readonly = ",readonly=on" if folder.readonly else ""
+    return ["-fsdev", f"local,id={folder.role},path=/proc/self/fd/{fds[folder.role]},security_model=none,"
+                      f"multidevs=remap{readonly}"]
 
 
 def _escaped(value: str) -> str:

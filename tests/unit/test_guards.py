@@ -136,7 +136,7 @@ def test_a_line_of_a_group_file_sets_apart_and_limits() -> None:
 
 def test_options_do_as_the_lines_of_a_file(store: Store) -> None:
     none = dict.fromkeys(("group", "type", "prefix", "memory", "cpus", "count", "network", "ip", "limit", "ports",
-                          "file"))
+                          "share", "file"))
     args = argparse.Namespace(**none, name="debian", named=None, name_required=False, isolate=True, net_rate="1M")
     (request,) = requests.read(args, store)
     assert (request.isolate, request.net_rate) == (True, 10**6)

@@ -13,7 +13,8 @@ from cloudme import forwards, layout
 from cloudme.cli import pinging
 from cloudme.errors import NotPermitted
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Forward
+from cloudme.model.machine import Forward, Port
+from cloudme.model.names import Name
 from cloudme.model.ports import Host
 from cloudme.operations.pinging import Answer, ask
 from cloudme.store import Store, take_lock
@@ -88,6 +89,15 @@ def test_a_port_of_the_host_that_nobody_serves_is_broken(here: Here) -> None:
     os.close(here.relay)
     here.relay = -1
     assert here.of("web00").ports == {"tcp/80": "broken"}
+
+
+def test_ports_that_are_open_are_tried_one_by_one_and_ranges_are_not(here: Here) -> None:
+    ports = (Port(name=Name("web"), first=80, last=80), Port(name=Name("api"), first=8200, last=8200),
+             Port(name=Name("nodes"), first=30000, last=32767),
+             Port(name=Name("dns"), first=53, last=53, protocol="udp"))
+    here.store.publish(dataclasses.replace(here.store.machine("web00"), ports=ports))
+    here.shell.ports = {("web00", 8200): "closed"}
+    assert (here.of("web00").ports, here.of("web00").ok) == ({"tcp/80": "open", "tcp/8200": "closed"}, False)
 
 
 def test_what_may_not_be_asked_does_not_fail(here: Here) -> None:

@@ -107,7 +107,7 @@ def test_json_has_the_documented_keys(made: Made, command: Command) -> None:
     found = json.loads(command("vmrunning", "--json", "-a", "web0").stdout)
     assert found[0] == {"name": "web00", "group": "pf1", "type": "web", "address": "198.51.100.7", "address6": None,
                         "state": "running",
-                        "since": STARTED}
+                        "since": STARTED, "shares": []}
     assert found[1]["since"] is None
 
 
@@ -132,7 +132,7 @@ def test_a_broken_record_is_listed_without_what_it_should_say(home: Path, text: 
     made.folder(made.world.machine("web00"), held=False, record="machine.json", text=text)
     assert index.listing(made.world, every=True) == [
         {"name": "web00", "group": None, "type": None, "address": None, "address6": None, "state": "stopped",
-         "since": None}]
+         "since": None, "shares": []}]
 
 
 def test_watch_tells_each_change_until_interrupted(made: Made) -> None:

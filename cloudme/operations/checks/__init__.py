@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cloudme.errors import UsageError
 from cloudme.model.check import Result
-from cloudme.operations.checks import helper, limits, machine, network, users
+from cloudme.operations.checks import helper, limits, machine, network, shares, users
 from cloudme.operations.checks.look import Look
 
 CHECKS: dict[str, Callable[[Look], Iterable[Result]]] = {
@@ -14,7 +14,8 @@ CHECKS: dict[str, Callable[[Look], Iterable[Result]]] = {
     "tun": machine.tun, "bridge": network.bridge, "nic": network.nic, "bridge-nf": network.bridge_nf,
     "firewall": network.firewall, "forwarding": network.forwarding, "bridge-helper": helper.bridge_helper,
     "ports": network.ports, "disk": machine.disk, "inotify": machine.inotify, "open-files": machine.open_files,
-    "rootless": users.rootless, "limits": limits.limits, "apparmor": machine.apparmor, "time": machine.time,
+    "rootless": users.rootless, "limits": limits.limits, "shares": shares.shares,
+    "apparmor": machine.apparmor, "time": machine.time,
 }
 """By name, in the order in which they are told."""
 

@@ -1,0 +1,105 @@
+"""Folders of the host's that machines share: there, or made; and whether somebody serves them."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from cloudme import index, layout
+from cloudme.disk import reported
+from cloudme.errors import NotFound, NotPermitted, UsageError
+from cloudme.model import identity
+from cloudme.model.machine import Machine
+from cloudme.model.ports import Host
+from cloudme.model.share import Share
+from cloudme.store import Store
+
+MODE = 0o755
+"""Of a folder that is made, where none is said."""
+
+
+def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
+    """Whether machines that are to start can have their shares.
+
+    Raises:  NotFound for a folder that is gone, NotPermitted for one that QEMU's user cannot use, who serves 9p.
+    """
+    nine = any(machine.shares for machine in machines) and not host.qemu.virtiofs()
+    for machine in machines:
+        for share in machine.shares:
+            _there(share.source, f"vmupdate {machine.name} --no-share {share.tag}")
+            uid = identity.uid(machine.uuid)
+            mode = os.R_OK | os.X_OK | (0 if share.readonly else os.W_OK)
+            if nine and not store.world.rootless and not host.files.allows(share.source, uid, uid, mode):
+                raise NotPermitted(f"without virtiofsd QEMU serves {share.source}, as user {uid}, who may not use it",
+                                   hint="apt install virtiofsd (before Debian 13 it is in qemu-system-common)")
+
+
+def making(shares: Iterable[Share]) -> list[MakeFolder]:
+    """The steps that make those folders that are missing, and may be made. Raises NotFound for others, and for owners
+    that nobody is; UsageError for what is no folder."""
+    steps = {}
+    for share in shares:
+        owner = _owner(share.owner) if share.owner else (-1, -1)
+        if share.made and not os.path.lexists(share.source):
+            steps[share.source] = MakeFolder(share.source, owner, MODE if share.mode is None else share.mode)
+        else:
+            _there(share.source, "with owner= or mode= it would be made")
+    return list(steps.values())
+
+
+def _there(path: str, hint: str) -> None:
+    if not os.path.exists(path):
+        raise NotFound(f"there is no folder {path}", hint=hint)
+    if not os.path.isdir(path):
+        raise UsageError(f"{path} is no folder", hint="a share is a folder")
+
+
+def _owner(text: str) -> tuple[int, int]:
+    """uid and gid of user, or user:group, as names or numbers; a group that is not said stays who makes it."""
+    user, _, group = text.partition(":")
+    return _number(user, "user", lambda name: pwd.getpwnam(name).pw_uid), \
+        _number(group, "group", lambda name: grp.getgrnam(name).gr_gid) if group else -1
+
+
+def _number(name: str, what: str, look: Callable[[str], int]) -> int:
+    try:
+        return int(name) if name.isdecimal() else look(name)
+    except KeyError:
+        raise NotFound(f"this host has no {what} '{name}'") from None
+
+
+@dataclass(slots=True)
+class MakeFolder:
+    """Makes a folder, with those above it. Undone while it is empty. owner: uid and gid, -1 for who makes it."""
+
+    path: str
+    owner: tuple[int, int]
+    mode: int
+    made: bool = False
+
+    def describe(self) -> str:
+        return f"make the folder {self.path}, mode {self.mode:04o}"
+
+    def do(self, host: Host) -> None:
+        with reported(self.path):
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            os.mkdir(self.path, 0o700)
+            self.made = True
+            os.chown(self.path, *self.owner)
+            os.chmod(self.path, self.mode)
+
+    def undo(self, host: Host) -> None:
+        if self.made:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+
+def down(store: Store, machine: Machine) -> list[Share]:
+    """Those shares of a machine that runs that nobody serves any more; QEMU's 9p is never down."""
+    run = store.run_folder(machine)
+    return [share for share in machine.shares if store.is_running(machine)
+            and index.served(layout.share(run, share.tag)) is False]

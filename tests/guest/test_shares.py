@@ -1,0 +1,192 @@
+"""Folders that a machine shares with its host: one that booted, and one that went on from memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudme import layout
+from cloudme.host import holders
+from cloudme.host.sharing import NAMED
+from cloudme.model import identity
+from tests.guest.conftest import CACHE, ROOT, Cloud
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+NUMBERS = (1234, 2345)
+"""User and group of the host's side; nobody has them."""
+
+
+OTHER_KERNEL = """\
+if ls /boot/vmlinuz-*-cloud-amd64 >/dev/null 2>&1; then
+	PATH=$PATH:/usr/sbin:/sbin
+	rm -f /boot/*-cloud-amd64
+	printf 'ext4\\ncrc32c_generic\\n' >>/etc/initramfs-tools/modules
+	update-initramfs -u -k "$(ls /boot | sed -n 's/^vmlinuz-//p')" >&2
+	update-grub >&2
+fi
+"""
+"""From the next boot on the guest has the kernel that knows 9p, whose ext4 is a module."""
+
+
+class NoVirtiofsd(Cloud):
+    """The same world on a host that has none."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, NAMED: ""}
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A machine, and the folders of the host's at its /srv/data and, read-only, at its /srv/ro."""
+
+    cloud: Cloud
+    name: str
+    data: Path
+    ro: Path
+
+    def guest(self, command: str) -> str:
+        return self.cloud.run("vm", self.name, "--", command)
+
+    def shares(self) -> dict[str, dict[str, Any]]:
+        (machine,) = json.loads(self.cloud.run("vmrunning", "--json", self.name))
+        return {share["tag"]: share for share in machine["shares"]}
+
+    def lock(self, tag: str) -> str:
+        return layout.share(self.cloud.world.machine_run(self.name), tag)
+
+
+@pytest.fixture(scope="module", params=["--cold", "--instant"])
+def sharing(request: pytest.FixtureRequest, cloud: Cloud, warm: str) -> Iterator[Sharing]:
+    """The first folder is made; the second is there, and in it a file."""
+    home = Path(cloud.home, f"shared{request.param}")
+    (home / "ro").mkdir(parents=True)
+    (home / "ro/note").write_text("read me\n", encoding="utf-8")
+    (home / "secret").write_text("the host's\n", encoding="utf-8")
+    (name,) = cloud.run(
+        "vminstantiate", "-n", warm, request.param, "-g", "shares", "-t", "files", "--share",
+        f"{home}/data:/srv/data:owner={NUMBERS[0]}:{NUMBERS[1]},mode=0750", "--share", f"{home}/ro:/srv/ro:ro",
+    ).split()
+    yield Sharing(cloud, name, home / "data", home / "ro")
+    cloud.run("vmstop", "-d", "-y", "--timeout", "5", name)
+
+
+def owner_and_mode(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+
+def test_files_of_either_side_are_seen_on_the_other(sharing: Sharing) -> None:
+    (sharing.data / "host").write_text("from the host\n", encoding="utf-8")
+    assert sharing.guest("cat /srv/data/host") == "from the host\n"
+    sharing.guest("mkdir -p /srv/data/deep && echo from the guest >/srv/data/deep/guest && mv /srv/data/deep/guest "
+                  "/srv/data/guest")
+    assert (sharing.data / "guest").read_text(encoding="utf-8") == "from the guest\n"
+    (sharing.data / "host").unlink()
+    assert sharing.guest("ls /srv/data").split() == ["deep", "guest"]
+
+
+def test_owner_and_mode_are_kept_both_ways(sharing: Sharing) -> None:
+    assert owner_and_mode(sharing.data) == (*NUMBERS, 0o750)
+    assert sharing.guest("stat -c '%u %g %a' /srv/data").split() == [*map(str, NUMBERS), "750"]
+    file = sharing.data / "of the host"
+    file.touch()
+    os.chown(file, 3456, 4567)
+    file.chmod(0o604)
+    assert sharing.guest("stat -c '%u %g %a' '/srv/data/of the host'").split() == ["3456", "4567", "604"]
+    sharing.guest("cd /srv/data && touch roots && install -o 33 -g 34 -m 0640 /dev/null others && "
+                  "setpriv --reuid=1234 --regid=2345 --clear-groups sh -c 'umask 077; echo x >users'")
+    assert owner_and_mode(sharing.data / "roots") == (0, 0, 0o644)
+    assert owner_and_mode(sharing.data / "others") == (33, 34, 0o640)
+    assert owner_and_mode(sharing.data / "users") == (*NUMBERS, 0o600)
+
+
+def test_no_way_leads_out_of_a_share(sharing: Sharing) -> None:
+    secret = sharing.data.parent / "secret"
+    for name, target in (("up", "../secret"), ("absolute", str(secret)), ("folder", "..")):
+        (sharing.data / name).symlink_to(target)
+    for path in ("up", "absolute", "folder/secret", "../secret"):
+        assert sharing.guest(f"cat /srv/data/{path} 2>/dev/null || echo nothing") == "nothing\n"
+    sharing.guest(f"mkdir -p {secret.parent} && echo mine | tee /srv/data/up /srv/data/absolute >/dev/null")
+    assert secret.read_text(encoding="utf-8") == "the host's\n"
+    sharing.guest("! mknod /srv/data/disk b 254 0 2>/dev/null")
+    assert not (sharing.data / "disk").exists()
+
+
+def test_what_is_read_only_is_not_written_to(sharing: Sharing) -> None:
+    assert sharing.guest("cat /srv/ro/note") == "read me\n"
+    sharing.guest("! touch /srv/ro/x 2>/dev/null; mount -o remount,rw /srv/ro; ! touch /srv/ro/x; ! rm -f /srv/ro/note")
+    assert os.listdir(sharing.ro) == ["note"]
+
+
+def test_the_shares_are_back_after_a_restart(sharing: Sharing) -> None:
+    (sharing.data / "kept").write_text("kept\n", encoding="utf-8")
+    sharing.cloud.run("vmrestart", sharing.name)
+    assert sharing.guest("cat /srv/data/kept; findmnt -no FSTYPE /srv/data; findmnt -no FSTYPE /srv/ro").split() == [
+        "kept", "virtiofs", "virtiofs"]
+
+
+def test_a_killed_virtiofsd_is_noticed_told_and_started_with_the_machine(sharing: Sharing) -> None:
+    assert {tag: share["served"] for tag, share in sharing.shares().items()} == {"srv-data": True, "srv-ro": True}
+    pid = holders.open_by(sharing.lock("srv-data"))
+    with holders.pidfd_of(pid) as pidfd:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 10)[0]
+    assert {tag: share["served"] for tag, share in sharing.shares().items()} == {"srv-data": False, "srv-ro": True}
+    for words in (("vm", sharing.name, "--", "true"), ("vmlogs", sharing.name), ("vmrunning",)):
+        ended = sharing.cloud.call(*words)
+        assert ended.returncode == 0
+        assert f"vmrestart {sharing.name}" in ended.stderr.decode()
+    told = json.loads(sharing.cloud.call("cmcheck", "shares", "--json").stdout)
+    assert [one["status"] for one in told if "srv-data" in one["what"]] == ["failed"]
+    sharing.cloud.run("vmrestart", "--timeout", "20", sharing.name)
+    assert all(share["served"] for share in sharing.shares().values())
+    assert sharing.guest("cat /srv/data/kept") == "kept\n"
+
+
+@pytest.fixture(scope="module")
+def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
+    """An instant clone without virtiofsd, of a template whose kernel knows 9p. QEMU's user may use the folders."""
+    scrub = Path(cloud.world.config, "templates/scrub.sh")
+    text = (ROOT / "templates/scrub.sh").read_text(encoding="utf-8")
+    scrub.write_text(OTHER_KERNEL + text, encoding="utf-8")
+    try:
+        cloud.run("cmimage", "build", "generic", "--include", "linux-image-amd64", "--cache", f"{CACHE}/images")
+        cloud.run("vmcreate", "-n", "generic", "--image", "generic", "-m", "640")
+        cloud.run("vmwarm", "generic")
+    finally:
+        scrub.unlink()
+    home = Path(cloud.home, "nine")
+    for folder, mode in (("data", 0o777), ("ro", 0o755)):
+        (home / folder).mkdir(parents=True)
+        (home / folder).chmod(mode)
+    (home / "ro/note").write_text("read me\n", encoding="utf-8")
+    (home / "secret").write_text("the host's\n", encoding="utf-8")
+    (home / "secret").chmod(0o666)
+    alone = NoVirtiofsd(cloud.home, cloud.realm)
+    (name,) = alone.run("vminstantiate", "-n", "generic", "--instant", "-g", "shares", "-t", "nine", "--share",
+                        f"{home}/data:/srv/data", "--share", f"{home}/ro:/srv/ro:ro").split()
+    yield Sharing(alone, name, home / "data", home / "ro")
+    cloud.run("vmstop", "-d", "-y", "--timeout", "5", name)
+
+
+def test_an_instant_clone_has_its_shares_by_9p_where_there_is_no_virtiofsd(nine: Sharing) -> None:
+    test_files_of_either_side_are_seen_on_the_other(nine)
+    test_no_way_leads_out_of_a_share(nine)
+    test_what_is_read_only_is_not_written_to(nine)
+    nine.guest("cd /srv/data && install -m 0640 /dev/null mine")
+    uid, gid, mode = owner_and_mode(nine.data / "mine")
+    assert uid == gid >= identity.UID_MIN and mode == 0o640
+    assert nine.guest("findmnt -no FSTYPE /srv/data") == "9p\n"
+    nine.cloud.run("vmrestart", nine.name)
+    assert nine.guest("cat /srv/ro/note; findmnt -no FSTYPE /srv/ro").split() == ["read", "me", "9p"]
