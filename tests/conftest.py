@@ -14,6 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("cloudme", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cloudme")
+"""How long an example takes, or is thought of, says nothing of what is right."""
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ("style", "unit", "contract", "net", "guest")
