@@ -70,6 +70,16 @@ def parsed(text: str, parse: Callable[[str], T]) -> T:
         raise SyntaxErrors(Mistake(NESTED)) from None
 
 
+def json_loaded(text: str, **how: Any) -> Any:
+    """What `json.loads` makes of it. Raises SyntaxErrors."""
+    try:
+        return json.loads(text, **how)
+    except json.JSONDecodeError as error:
+        raise SyntaxErrors(Mistake(error.msg, error.lineno, error.colno)) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise SyntaxErrors(Mistake(str(error))) from None
+
+
 def json_document(text: str) -> Any:
     twice: list[str] = []
 
@@ -80,12 +90,7 @@ def json_document(text: str) -> Any:
             twice.extend(name for name in found if names.count(name) > 1)
         return found
 
-    try:
-        document = json.loads(text, object_pairs_hook=members)
-    except json.JSONDecodeError as error:
-        raise SyntaxErrors(Mistake(error.msg, error.lineno, error.colno)) from None
-    except ValueError as error:  # a number of thousands of digits
-        raise SyntaxErrors(Mistake(str(error))) from None
+    document = json_loaded(text, object_pairs_hook=members)
     if twice:
         raise SyntaxErrors(*(Mistake(f"the key '{key}' stands twice in one object") for key in twice))
     return document

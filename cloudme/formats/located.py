@@ -80,12 +80,7 @@ _COLON = re.compile(":")
 
 
 def _json(text: str) -> tuple[Any, Places]:
-    try:
-        document = json.loads(text, parse_constant=_constant)
-    except json.JSONDecodeError as error:
-        raise SyntaxErrors(Mistake(error.msg, error.lineno, error.colno)) from None
-    except ValueError as error:  # a number of thousands of digits
-        raise SyntaxErrors(Mistake(str(error))) from None
+    document = documents.json_loaded(text, parse_constant=_constant)
     cursor = _Cursor(text, _JSON_BLANK)
     _json_value(cursor, "")
     if cursor.mistakes:

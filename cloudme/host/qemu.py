@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from cloudme import layout
+from cloudme import kvm, layout
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotFound, PeerError, TimedOut
 from cloudme.host import confine, handover, holders, qmp, sharing, shutdown
 from cloudme.host.holders import holder, last_words, pidfd_of
@@ -211,7 +211,7 @@ def _own_uid(launch: Launch) -> int | None:
 
 
 def _confinement(launch: Launch, uid: int | None, binary: str) -> Confinement:
-    groups = confine.kvm_groups() if uid is not None and launch.accel == "kvm" else ()
+    groups = kvm.groups() if uid is not None and launch.accel == "kvm" else ()
     return Confinement(uid=uid, groups=groups, reach=files.reach(launch, binary, layout.own(launch.run_folder)))
 
 

@@ -63,12 +63,18 @@ class Systemd:
 
     def last_words(self, name: str) -> str:
         try:
+            self._run(["journalctl", "--sync"])
             run = self._run(["systemctl", "show", "--value", "--property=InvocationID", "--", name]).strip()
-            said = self._run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}",
-                              f"_SYSTEMD_INVOCATION_ID={run}"])
+            said = self._said(f"_SYSTEMD_INVOCATION_ID={run}", LOG_LINES)
+            said = said or self._said(f"_SYSTEMD_UNIT={name}", 1)  # whose run it was is not noted of who ends at once
         except CommandFailed:
             said = ""
-        return " ".join(said.split()) or f"journalctl --unit {name}"
+        return said or f"journalctl --unit {name}"
+
+    def _said(self, match: str, lines: int) -> str:
+        """The last lines of the journal that match, as one."""
+        said = self._run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", match])
+        return " ".join(said.split())
 
     def _files(self, verb: str, names: Sequence[str], root: str | None) -> None:
         """Links between files, for which no systemd has to run."""

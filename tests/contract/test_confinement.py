@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from cloudme import kvm
 from cloudme.errors import CommandFailed, HostUnavailable, NotPermitted
 from cloudme.host import confine, handover, holders, qemu
 from cloudme.host.run import Programs
@@ -207,12 +208,12 @@ def test_the_group_of_kvm_is_never_roots(tmp_path: Path) -> None:
     for mode, group, groups in ((0o666, 0, ()), (0o660, 104, (104,))):
         device.chmod(mode)
         os.chown(device, 0, group)
-        assert confine.kvm_groups(str(device)) == groups
+        assert kvm.groups(str(device)) == groups
     for mode, group in ((0o660, 0), (0o600, 104)):
         device.chmod(mode)
         os.chown(device, 0, group)
         with pytest.raises(HostUnavailable, match="nobody but root"):
-            confine.kvm_groups(str(device))
+            kvm.groups(str(device))
 
 
 # what QEMU inherits

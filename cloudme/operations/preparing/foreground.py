@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloudme import index, layout
+from cloudme import index, kvm, layout
 from cloudme.disk import reported
 from cloudme.errors import Busy, CloudMeError, HostUnavailable
 from cloudme.model.confinement import Confinement
@@ -16,7 +16,6 @@ from cloudme.model.definitions import tpm
 from cloudme.model.ports import Host
 from cloudme.operations.preparing.tenant import Tenant
 
-KVM = "/dev/kvm"
 ANSWER_S = 2
 
 
@@ -75,18 +74,11 @@ def attend(host: Host, tenant: Tenant, argv: Sequence[str], *, say: Callable[[st
         say(f"{tenant.name}: the power button is pressed; once more ends it" if count == 1 else f"ending {tenant.name}")
         return _told(host, tenant, "system_powerdown" if count == 1 else "quit", say)
 
-    confinement = Confinement(uid=tenant.uid, gid=tenant.gid, groups=_groups(tenant))
+    groups = kvm.groups() if tenant.host.accelerator == "kvm" else ()
+    confinement = Confinement(uid=tenant.uid, gid=tenant.gid, groups=groups)
     its = tpm.of(tenant.machine, layout.machina_run())
     with host.companions.tpm(its, tenant.uid) if its else contextlib.nullcontext():
         return host.run.attend(argv, confinement=confinement, pins=bool(tenant.machine.devices), heed=heed)
-
-
-def _groups(tenant: Tenant) -> tuple[int, ...]:
-    """That of who may use KVM, where not everybody may."""
-    if tenant.host.accelerator != "kvm":
-        return ()
-    state = os.stat(KVM)
-    return () if state.st_mode & 0o006 == 0o006 else (state.st_gid,)
 
 
 def _told(host: Host, tenant: Tenant, command: str, say: Callable[[str], None]) -> bool:

@@ -85,7 +85,7 @@ def _machines(state: os.stat_result, uid: int, gid: int) -> bool:
 
 
 def _kvm() -> int:
-    """The group that a machine may have beside its own (see `confine.kvm_groups`); 0 for none."""
+    """The group that a machine may have beside its own (see `kvm.groups`); 0 for none."""
     try:
         return os.stat("/dev/kvm").st_gid
     except OSError:
