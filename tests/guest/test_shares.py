@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,9 +168,10 @@ def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
         cloud.run("vmwarm", "generic")
     finally:
         scrub.unlink()
-    home = Path(cloud.home, "nine")
+    home = Path(tempfile.mkdtemp(prefix="cm-nine-"))
+    home.chmod(0o755)  # QEMU's user comes to what is in it
     for folder, mode in (("data", 0o777), ("ro", 0o755)):
-        (home / folder).mkdir(parents=True)
+        (home / folder).mkdir()
         (home / folder).chmod(mode)
     (home / "ro/note").write_text("read me\n", encoding="utf-8")
     (home / "secret").write_text("the host's\n", encoding="utf-8")
@@ -178,6 +181,7 @@ def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
                         f"{home}/data:/srv/data", "--share", f"{home}/ro:/srv/ro:ro").split()
     yield Sharing(alone, name, home / "data", home / "ro")
     cloud.run("vmstop", "-d", "-y", "--timeout", "5", name)
+    shutil.rmtree(home)
 
 
 def test_an_instant_clone_has_its_shares_by_9p_where_there_is_no_virtiofsd(nine: Sharing) -> None:
