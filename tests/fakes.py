@@ -183,6 +183,7 @@ class FakeHypervisor:
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
+    serving: list[Folder] = field(default_factory=list)
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
@@ -232,6 +233,13 @@ class FakeHypervisor:
 
     def virtiofs(self) -> bool:
         return self.virtiofsd
+
+    @contextlib.contextmanager
+    def serve(self, folder: Folder) -> Iterator[int]:
+        self.running[folder.lock] = take_lock(folder.lock)
+        self.serving.append(folder)
+        with open(os.devnull, "rb") as nothing:
+            yield nothing.fileno()
 
     def kvm_usable(self) -> bool:
         return self.kvm

@@ -20,7 +20,7 @@ from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement
 from cloudme.model.groups import Groups
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Folder, Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import files
 from cloudme.qemu import launch as rendering
@@ -191,6 +191,11 @@ class Qemu:
 
     def virtiofs(self) -> bool:
         return self._shares.program() is not None
+
+    @contextlib.contextmanager
+    def serve(self, folder: Folder) -> Iterator[int]:
+        with contextlib.ExitStack() as mine:
+            yield self._shares.served(folder, mine)
 
     @cache  # noqa: B019
     def kvm_usable(self) -> bool:

@@ -8,7 +8,9 @@ import select
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,17 +140,82 @@ def test_the_shares_are_back_after_a_restart(sharing: Sharing) -> None:
         "kept", "virtiofs", "virtiofs"]
 
 
+def boot(sharing: Sharing) -> str:
+    return sharing.guest("cat /proc/sys/kernel/random/boot_id")
+
+
+def reboot(sharing: Sharing) -> None:
+    """By the guest, while its QEMU stays."""
+    before = boot(sharing)
+    sharing.cloud.call("vm", sharing.name, "--", "systemctl reboot")
+    deadline = time.monotonic() + 180
+    while (now := sharing.cloud.call("vm", sharing.name, "--", "cat /proc/sys/kernel/random/boot_id")).returncode or \
+            now.stdout.decode() == before:
+        assert time.monotonic() < deadline, now.stderr.decode()
+        time.sleep(1)
+    sharing.guest("cloud-init status --wait >/dev/null; true")
+
+
+def test_the_shares_are_back_after_the_guest_reboots_by_itself(sharing: Sharing) -> None:
+    reboot(sharing)
+    assert sharing.guest("cat /srv/data/kept; findmnt -no FSTYPE /srv/data; findmnt -no FSTYPE /srv/ro").split() == [
+        "kept", "virtiofs", "virtiofs"]
+
+
+def test_shares_come_and_go_while_the_machine_runs(sharing: Sharing) -> None:
+    """And are not forgotten by a guest that reboots, whose seed is older."""
+    life, home = boot(sharing), sharing.data.parent
+    for name in ("one", "two", "three"):
+        (home / name).mkdir()
+        (home / name / "note").write_text(f"{name}\n", encoding="utf-8")
+    said = sharing.cloud.call("vmupdate", sharing.name, "--share", f"{home}/one:/srv/one", "--share",
+                              f"{home}/two:/srv/two:ro")
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert sharing.guest("cat /srv/one/note /srv/two/note; echo more >/srv/one/more; ! touch /srv/two/x") == "one\ntwo\n"
+    assert (home / "one/more").read_text(encoding="utf-8") == "more\n"
+    assert all(share["served"] for share in sharing.shares().values()) and len(sharing.shares()) == 4
+    busy = sharing.cloud.popen("vm", sharing.name, "--", "cd /srv/one && exec sleep 600", stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while "/srv/one" not in sharing.guest("readlink /proc/[0-9]*/cwd; true"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    refused = sharing.cloud.call("vmupdate", sharing.name, "--no-share", "srv-one", "--no-share", "srv-two")
+    assert refused.returncode == 75 and len(sharing.shares()) == 4, refused.stderr
+    assert sharing.guest("cat /srv/one/note /srv/two/note") == "one\ntwo\n"
+    sharing.guest("pkill -x sleep; true")
+    busy.wait(60)
+    later = sharing.cloud.call("vmupdate", sharing.name, "--no-share", "srv-one")
+    assert later.returncode == 0 and b"in the same slot" in later.stderr
+    sharing.cloud.run("vmupdate", sharing.name, "--share", f"{home}/one:/srv/one")
+    reboot(sharing)
+    assert sharing.guest("cat /srv/data/kept /srv/one/note /srv/two/note") == "kept\none\ntwo\n"
+    gone = sharing.cloud.call("vmupdate", sharing.name, "--no-share", "srv-one", "--no-share", "srv-two")
+    assert (gone.returncode, gone.stderr) == (0, b"")
+    assert sharing.guest("cat /srv/one/note 2>/dev/null; ls /srv/two; grep -c x-cloudme.share= /etc/fstab") == "1\n"
+    sharing.cloud.run("vmupdate", sharing.name, "--share", f"{home}/three:/srv/one:tag=srv-one")
+    assert sharing.guest("cat /srv/one/note") == "three\n"
+    sharing.cloud.run("vmrestart", sharing.name)
+    assert sharing.guest("cat /srv/one/note; cat /srv/data/kept") == "three\nkept\n" and boot(sharing) != life
+    assert sorted(os.listdir(home / "one")) == ["more", "note"] and os.listdir(home / "two") == ["note"]
+
+
+def served(sharing: Sharing, *tags: str) -> dict[str, Any]:
+    return {tag: share["served"] for tag, share in sharing.shares().items() if tag in tags}
+
+
 def test_a_killed_virtiofsd_is_noticed_told_and_started_with_the_machine(sharing: Sharing) -> None:
-    assert {tag: share["served"] for tag, share in sharing.shares().items()} == {"srv-data": True, "srv-ro": True}
+    assert served(sharing, "srv-data", "srv-ro") == {"srv-data": True, "srv-ro": True}
     pid = holders.open_by(sharing.lock("srv-data"))
     with holders.pidfd_of(pid) as pidfd:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         assert select.select([pidfd], [], [], 10)[0]
-    assert {tag: share["served"] for tag, share in sharing.shares().items()} == {"srv-data": False, "srv-ro": True}
+    assert served(sharing, "srv-data", "srv-ro") == {"srv-data": False, "srv-ro": True}
     for words in (("vm", sharing.name, "--", "true"), ("vmlogs", sharing.name), ("vmrunning",)):
         ended = sharing.cloud.call(*words)
         assert ended.returncode == 0
         assert f"vmrestart {sharing.name}" in ended.stderr.decode()
+    (status,) = json.loads(sharing.cloud.run("vmstatus", "--json", sharing.name))
+    assert "'srv-data' is down" in status["error"]
     told = json.loads(sharing.cloud.call("cmcheck", "shares", "--json").stdout)
     assert [one["status"] for one in told if "srv-data" in one["what"]] == ["failed"]
     sharing.cloud.run("vmrestart", "--timeout", "20", sharing.name)
