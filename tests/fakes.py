@@ -24,7 +24,7 @@ from cloudme.model.confinement import Confinement
 from cloudme.model.definitions.tpm import Tpm
 from cloudme.model.devices import VFIO
 from cloudme.model.groups import Group
-from cloudme.model.launch import Guard, Launch, TapCard
+from cloudme.model.launch import Folder, Guard, Launch, TapCard
 from cloudme.model.machine import Limits
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Event, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target

@@ -98,7 +98,7 @@ class Qemu:
                 poller.register(fd, select.POLLIN)
             ready = {fd for fd, _ in poller.poll(timeout_s * 1000)}
             with contextlib.suppress(ConnectionResetError):
-                if client.fileno() in ready and client.recv(1):
+                if client.fileno() in ready and client.recv(1) and (not launch.folders or _obeys(client, timeout_s)):
                     return
             if not ready:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -207,6 +207,19 @@ class Qemu:
             return True
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
+
+
+def _obeys(client: socket.socket, timeout_s: float) -> bool:
+    """Whether a QEMU that has greeted comes to heed commands: it greets before it has tried its devices."""
+    client.settimeout(timeout_s)
+    client.sendall(b'{"execute": "qmp_capabilities"}\n')
+    said = b""
+    with contextlib.suppress(TimeoutError):
+        while b'"return"' not in said:
+            if not (word := client.recv(4096)):
+                return False
+            said += word
+    return True
 
 
 def _own_uid(launch: Launch) -> int | None:

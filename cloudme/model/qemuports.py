@@ -117,7 +117,7 @@ class Hypervisor(Protocol):
     def serve(self, folder: Folder) -> AbstractContextManager[int]:
         """Start a virtiofsd for a folder, and return a socket that is connected to it: it ends with the last copy.
 
-        Raises:  NotFound where the folder is missing, PeerError where the virtiofsd ended at once.
+        Raises:  NotFound where the folder is missing, PeerError where there is no virtiofsd any more.
         """
 
     def kvm_usable(self) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloudme import defined, folders, layout, monitors, seed
+from cloudme import defined, folders, index, layout, monitors, seed
 from cloudme.errors import Busy, CloudMeError, PeerError
 from cloudme.model import identity, share
 from cloudme.model.hostconfig import Settings
@@ -131,6 +131,9 @@ class Swap:
         except CloudMeError:
             with contextlib.suppress(CloudMeError):
                 _forget(monitor, role)
+            if not index.held(folder.lock):
+                raise PeerError(f"what serves the share '{one.tag}' of '{self.new.name}' ended",
+                                hint=f"see {folder.log}") from None
             raise
 
     def _pull(self, host: Host, monitor: Monitor, devices: Sequence[Device]) -> None:

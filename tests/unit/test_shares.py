@@ -150,9 +150,9 @@ def told(store: Store, made: Machine) -> list[list[str]]:
 def test_the_seed_mounts_shares_at_each_boot_and_forgets_those_of_an_older_one(store: Store) -> None:
     ((_, _, script, *words),) = told(store, shared())
     assert script == Path(layout.text_templates(), "mount.sh").read_text(encoding="utf-8")
-    assert words == ["mount.sh", "srv-data", "/srv/data", "rw", "www", "/var/www", "ro"]
+    assert words == ["mount.sh", "0", "srv-data", "/srv/data", "rw", "www", "/var/www", "ro"]
     assert told(store, machine("web00")) == []
-    assert [words[3:] for words in told(store, dataclasses.replace(machine("web00"), seed_id="x"))] == [["mount.sh"]]
+    assert [words[3:] for words in told(store, dataclasses.replace(machine("web00"), seed_id="x"))] == [["mount.sh", "0"]]
     user = dataclasses.replace(shared(), access=dataclasses.replace(machine("web00").access, user="debian"))
     assert [words[0] for words in told(store, user)] == ["cloud-init-per", "sh"]
 
