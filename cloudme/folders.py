@@ -13,6 +13,7 @@ from cloudme import index, layout
 from cloudme.disk import reported
 from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, UsageError
 from cloudme.formats import render, seeds
+from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
@@ -21,6 +22,9 @@ from cloudme.store import Store
 
 MODE = 0o755
 """Of a folder that is made, where none is said."""
+
+OWN = ("images", "machines", "networks", "realms", "templates")
+"""Below a world's `data`."""
 
 MOUNT_S, IN_USE = 60, 5
 """What a guest gets to mount shares, whose devices appear within moments; how templates/mount.sh ends where one that is
@@ -43,17 +47,27 @@ def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
                                    hint="apt install virtiofsd (before Debian 13 it is in qemu-system-common)")
 
 
-def making(shares: Iterable[Share]) -> list[MakeFolder]:
+def making(world: World, shares: Iterable[Share]) -> list[MakeFolder]:
     """The steps that make those folders that are missing, and may be made. Raises NotFound for others, and for owners
-    that nobody is; UsageError for what is no folder."""
+    that nobody is; UsageError for what is no folder, or is ours."""
     steps = {}
     for share in shares:
+        _apart(world, share.source)
         owner = _owner(share.owner) if share.owner else (-1, -1)
         if share.made and not os.path.lexists(share.source):
             steps[share.source] = MakeFolder(share.source, owner, MODE if share.mode is None else share.mode)
         else:
             _there(share.source, "with owner= or mode= it would be made")
     return list(steps.values())
+
+
+def _apart(world: World, path: str) -> None:
+    """What is in our own folders goes with machines, and whoever can write there is root."""
+    real = os.path.realpath(path)
+    for own in (world.run, *(os.path.join(world.data, name) for name in OWN)):
+        if f"{real}/".startswith(f"{os.path.realpath(own)}/"):
+            raise UsageError(f"{path} is cloudMe's own: machines are kept there, and removed",
+                             hint="share a folder of yours, as /srv/data")
 
 
 def _there(path: str, hint: str) -> None:

@@ -45,7 +45,7 @@ def making(
         claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
-    made = folders.making(share for request in requests for share in request.shares)
+    made = folders.making(store.world, (share for request in requests for share in request.shares))
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
             claim.check_records(store, networks[request.networks[0]], request.addresses)

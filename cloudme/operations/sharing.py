@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudme import defined, folders, index, layout, monitors, seed
-from cloudme.errors import Busy, CloudMeError, PeerError
+from cloudme.errors import Busy, CloudMeError, CommandFailed, PeerError
 from cloudme.model import identity, share
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine
@@ -40,7 +40,7 @@ def update(transaction: Transaction, store: Store, old: Machine, new: Machine, s
     Raises:  NotFound (a folder), Busy where the guest uses what is to go, PeerError.
     """
     more = [one for one in new.shares if one not in old.shares]
-    steps: list[Step] = [*folders.making(more), Change(store, old, new, settings)]
+    steps: list[Step] = [*folders.making(store.world, more), Change(store, old, new, settings)]
     why = ""
     if store.is_running(old):
         why = _why_later(transaction.host, store, old, new)
@@ -95,15 +95,16 @@ class Swap:
 
     def undo(self, host: Host) -> None:
         if self.begun:
-            self._swap(host, self.new, self.old)
+            self._swap(host, self.new, self.old, undoing=True)
         else:
             folders.mount(host, self.store, self.old)
 
-    def _swap(self, host: Host, before: Machine, after: Machine) -> None:
+    def _swap(self, host: Host, before: Machine, after: Machine, *, undoing: bool = False) -> None:
         """Of what is to go only what is there is taken, of what is to come only what is not: so it undoes itself."""
         going, staying = _but(before, after), [one for one in before.shares if one in after.shares]
         if going:
-            folders.mount(host, self.store, dataclasses.replace(before, shares=tuple(staying)))
+            with contextlib.suppress(*([CommandFailed] if undoing else [])):
+                folders.mount(host, self.store, dataclasses.replace(before, shares=tuple(staying)))
         with monitors.monitor(host, monitors.of(self.store, before)) as monitor:
             self.begun, tags = True, {one.tag for one in going}
             self._pull(host, monitor, [one for one in _devices(monitor) if one.tag in tags])
@@ -112,12 +113,12 @@ class Swap:
             ports = _free(monitor) if coming else []
             if coming and not ports:
                 raise Busy(f"'{self.new.name}' has no slot left", hint=f"vmrestart {self.new.name}")
-            for index, one in reversed(list(enumerate(coming))):
-                self._plug(host, monitor, one, index, ports[0])
+            for number, one in reversed(list(enumerate(coming))):
+                self._plug(host, monitor, one, number, ports[0])
         if after.shares:
             folders.mount(host, self.store, after)
 
-    def _plug(self, host: Host, monitor: Monitor, one: Share, index: int, port: str) -> None:
+    def _plug(self, host: Host, monitor: Monitor, one: Share, number: int, port: str) -> None:
         role = f"fs-{one.tag}"
         folder = launch.folder(one, role, self.store.folder(self.new), self.store.run_folder(self.new))
         with host.qemu.serve(folder) as fd:
@@ -126,7 +127,7 @@ class Swap:
             monitor.execute("chardev-add", id=role,
                             backend={"type": "socket", "data": {"addr": address, "server": False}})
         try:
-            for part in hardware.later_share(role, one.tag, index, port):
+            for part in hardware.later_share(role, one.tag, number, port):
                 monitor.execute("device_add", **part.props)
         except CloudMeError:
             with contextlib.suppress(CloudMeError):
