@@ -23,6 +23,7 @@ from cloudme.host import holders
 from cloudme.host.sharing import NAMED
 from cloudme.model import identity
 from tests.guest.conftest import CACHE, ROOT, Cloud
+from tests.users import User
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -224,12 +225,19 @@ def test_a_killed_virtiofsd_is_noticed_told_and_started_with_the_machine(sharing
     assert sharing.guest("cat /srv/data/kept") == "kept\n"
 
 
+def other_kernel(config: str) -> Path:
+    """The template that makes it so, until somebody removes it."""
+    scrub = Path(config, "templates/scrub.sh")
+    scrub.parent.mkdir(parents=True, exist_ok=True)
+    text = (ROOT / "templates/scrub.sh").read_text(encoding="utf-8")
+    scrub.write_text(OTHER_KERNEL + text, encoding="utf-8")
+    return scrub
+
+
 @pytest.fixture(scope="module")
 def nine(cloud: Cloud, warm: str) -> Iterator[Sharing]:
     """An instant clone without virtiofsd, of a template whose kernel knows 9p. QEMU's user may use the folders."""
-    scrub = Path(cloud.world.config, "templates/scrub.sh")
-    text = (ROOT / "templates/scrub.sh").read_text(encoding="utf-8")
-    scrub.write_text(OTHER_KERNEL + text, encoding="utf-8")
+    scrub = other_kernel(cloud.world.config)
     try:
         cloud.run("cmimage", "build", "generic", "--include", "linux-image-amd64", "--cache", f"{CACHE}/images")
         cloud.run("vmcreate", "-n", "generic", "--image", "generic", "-m", "640")
@@ -262,3 +270,36 @@ def test_an_instant_clone_has_its_shares_by_9p_where_there_is_no_virtiofsd(nine:
     assert nine.guest("findmnt -no FSTYPE /srv/data") == "9p\n"
     nine.cloud.run("vmrestart", nine.name)
     assert nine.guest("cat /srv/ro/note; findmnt -no FSTYPE /srv/ro").split() == ["read", "me", "9p"]
+
+
+def test_what_an_ordinary_user_shares_stays_his(users: list[User]) -> None:
+    """By 9p, with the kernel that knows it: the owner is always he, the mode is kept."""
+    user, home = users[0], users[0].home / "shared"
+    other_kernel(user.world.config)
+    user.run("cmnet", "start")
+    user.run("cmimage", "build", "generic", "--include", "linux-image-amd64", "--cache", f"{CACHE}/images")
+    user.run("vmcreate", "-n", "generic", "--image", "generic", "-m", "640")
+    user.run("mkdir", "-p", str(home / "ro"))
+    (home / "ro/note").write_text("read me\n", encoding="utf-8")
+    none = {NAMED: ""}
+    made = user.call("vminstantiate", "-n", "generic", "-g", "g", "-t", "nine", "--share",
+                     f"{home}/data:/srv/data:mode=0750", "--share", f"{home}/ro:/srv/ro:ro", more=none)
+    assert made.returncode == 0, made.stderr
+    name = made.stdout.strip()
+
+    def guest(command: str) -> str:
+        return user.run("vm", name, "--", command)
+
+    try:
+        assert owner_and_mode(home / "data") == (user.uid, user.gid, 0o750)
+        assert guest("stat -c '%u %g %a' /srv/data").split() == [str(user.uid), str(user.gid), "750"]
+        guest("cd /srv/data && echo mine >mine && chmod 0604 mine && ! chown 33:34 mine && mkdir -m 0700 folder")
+        assert owner_and_mode(home / "data/mine") == (user.uid, user.gid, 0o604)
+        assert owner_and_mode(home / "data/folder") == (user.uid, user.gid, 0o700)
+        assert guest("cat /srv/ro/note; ! touch /srv/ro/x 2>/dev/null; findmnt -no FSTYPE /srv/ro") == "read me\n9p\n"
+        later = user.call("vmupdate", name, "--no-share", "srv-ro", more=none)
+        assert later.returncode == 0 and "QEMU serves 9p" in later.stderr
+    finally:
+        user.run("vmstop", "-d", "-y", "--timeout", "5", name)
+        user.run("cmnet", "stop")
+    assert os.listdir(home / "ro") == ["note"] and sorted(os.listdir(home / "data")) == ["folder", "mine"]

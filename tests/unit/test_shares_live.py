@@ -23,7 +23,10 @@ from tests.unit.test_shares import web00 as web00
 
 
 class Ports(fakes.FakeMonitor):
-    """A monitor of a QEMU whose root ports are empty but for a card and the balloon; `fails`: what it cannot plug in."""
+    """A monitor of a QEMU whose root ports are empty but for a card and the balloon.
+
+    fails: the tag of what it cannot plug in.
+    """
 
     def __init__(self, *, shared: bool = True, fails: str = "") -> None:
         super().__init__()
@@ -101,14 +104,14 @@ def test_shares_come_and_go_while_the_machine_runs(store: Store, web00: Machine)
     assert folders.down(store, newer) == folders.awaited(store, newer) == []
 
 
-@pytest.mark.parametrize(("more", "without", "how", "why"), [
-    ("one", "", {"shared": False}, "nobody else sees its memory"),
-    ("one", "srv-data", {}, "what it was started with"),
+@pytest.mark.parametrize(("more", "without", "shared", "why"), [
+    ("one", "", False, "nobody else sees its memory"),
+    ("one", "srv-data", True, "what it was started with"),
 ])
 def test_what_cannot_be_at_once_waits_for_the_next_start(
-    store: Store, web00: Machine, more: str, without: str, how: dict[str, bool], why: str,
+    store: Store, web00: Machine, more: str, without: str, shared: bool, why: str,
 ) -> None:
-    host = live(store, web00, Ports(**how))
+    host = live(store, web00, Ports(shared=shared))
     new, said = update(store, host, web00, [of(web00, more)], [without] if without else [])
     assert why in said and store.machine("web00") == new and agent(host) == []
     assert folders.awaited(store, new) == [of(web00, more)]
