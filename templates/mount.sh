@@ -14,7 +14,7 @@ if [ "${known:-0}" -gt "$said" ]; then
 fi
 
 wanted=" $* "
-grep "^[^#].*$mark" /etc/fstab | while read -r tag place _ options _; do
+grep "^[^#].*$mark" /etc/fstab | sort -rk 2,2 | while read -r tag place _ options _; do
 	case $wanted in
 	*" $tag $place ${options%%,*} "*) ;;
 	*) ! grep -qF "$tag $place " /proc/mounts || umount "$place" || exit 5 ;;

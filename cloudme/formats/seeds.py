@@ -66,8 +66,8 @@ def files(
 
 
 def mounts(machine: Machine, said: int) -> list[str]:
-    """The words of templates/mount.sh. said: when that is, in seconds since 1970."""
-    return [str(said), *(word for share in machine.shares
+    """The words of templates/mount.sh, outer mounts first. said: when that is, in seconds since 1970."""
+    return [str(said), *(word for share in sorted(machine.shares, key=lambda share: share.mount_point)
                          for word in (share.tag, share.mount_point, "ro" if share.readonly else "rw"))]
 
 

@@ -42,7 +42,7 @@ def update(transaction: Transaction, store: Store, old: Machine, new: Machine, s
     more = [one for one in new.shares if one not in old.shares]
     steps: list[Step] = [*folders.making(store.world, more), Change(store, old, new, settings)]
     why = ""
-    if store.is_running(old):
+    if store.is_running(old) and (_but(old, new) or _but(new, old)):
         why = _why_later(transaction.host, store, old, new)
         steps += [] if why else [Swap(store, old, new)]
     transaction.apply(steps)
@@ -101,10 +101,11 @@ class Swap:
 
     def _swap(self, host: Host, before: Machine, after: Machine, *, undoing: bool = False) -> None:
         """Of what is to go only what is there is taken, of what is to come only what is not: so it undoes itself."""
-        going, staying = _but(before, after), [one for one in before.shares if one in after.shares]
+        going = _but(before, after)
         if going:
             with contextlib.suppress(*([CommandFailed] if undoing else [])):
-                folders.mount(host, self.store, dataclasses.replace(before, shares=tuple(staying)))
+                folders.mount(host, self.store, dataclasses.replace(
+                    before, shares=tuple(one for one in before.shares if one not in going)))
         with monitors.monitor(host, monitors.of(self.store, before)) as monitor:
             self.begun, tags = True, {one.tag for one in going}
             self._pull(host, monitor, [one for one in _devices(monitor) if one.tag in tags])
@@ -187,7 +188,9 @@ def _why_later(host: Host, store: Store, old: Machine, new: Machine) -> str:
 
 
 def _but(these: Machine, those: Machine) -> list[Share]:
-    return [one for one in these.shares if one not in those.shares]
+    """Shares that are not among those; owner and mode are of a folder that is made, and no difference afterwards."""
+    known = {(one.source, one.mount_point, one.tag, one.readonly) for one in those.shares}
+    return [one for one in these.shares if (one.source, one.mount_point, one.tag, one.readonly) not in known]
 
 
 def _inhabitants(monitor: Monitor) -> dict[str, list[str]]:

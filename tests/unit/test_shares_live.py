@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_shares_come_and_go_while_the_machine_runs(store: Store, web00: Machine)
     host = live(store, web00, monitor := Ports())
     new, why = update(store, host, web00, [of(web00, "one"), of(web00, "two")], [])
     assert (why, monitor.ports["rp1"], store.machine("web00")) == ("", ["share-two", "share-one"], new)
-    assert agent(host) == [["srv-data", "/srv/data", "rw", "one", "/one", "rw", "two", "/two", "rw"]]
+    assert agent(host) == [["one", "/one", "rw", "srv-data", "/srv/data", "rw", "two", "/two", "rw"]]
     assert folders.down(store, new) == folders.awaited(store, new) == []
     newer, why = update(store, host, new, [of(web00, "three")], ["one", "two"])
     assert (why, monitor.ports["rp1"], monitor.chardevs) == ("", ["share-three"], {"fs0", "fs-three"})
@@ -115,6 +116,12 @@ def test_what_cannot_be_at_once_waits_for_the_next_start(
     new, said = update(store, host, web00, [of(web00, more)], [without] if without else [])
     assert why in said and store.machine("web00") == new and agent(host) == []
     assert folders.awaited(store, new) == [of(web00, more)]
+
+
+def test_owner_and_mode_are_no_reason_to_unmount(store: Store, web00: Machine) -> None:
+    host = live(store, web00, Ports())
+    new, why = update(store, host, web00, [dataclasses.replace(web00.shares[0], mode=0o700)], [])
+    assert (why, agent(host), store.machine("web00")) == ("", [], new)
 
 
 def test_no_third_slot_nor_a_part_of_one_and_nothing_while_one_is_down(store: Store, web00: Machine) -> None:
