@@ -112,12 +112,26 @@ _cloudme_answer() {
     return 0
 }
 
+_cloudme_cmapply() {
+    _cloudme_answer '--diff --restart --prune -y --yes --small --cold --no-start --no-configure --pubkey-path --accel --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
+        '--pubkey-path:files --accel:=auto=kvm=tcg --realm:realms' \
+        'files machines*'
+}
+complete -F _cloudme_cmapply cmapply
+
 _cloudme_cmcheck() {
     _cloudme_answer '--fix --persist --bridge --nic --vfio --root --dry-run --json -h --help --version -v --verbose -q --quiet --realm' \
         '--bridge:none --nic:none --root:folders --realm:realms' \
         '=qemu=programs=kvm=nested=tun=bridge=nic=bridge-nf=firewall=forwarding=bridge-helper=ports=disk=inotify=open-files=rootless=limits=shares=apparmor=time*'
 }
 complete -F _cloudme_cmcheck cmcheck
+
+_cloudme_cmdump() {
+    _cloudme_answer '--json -h --help --version -v --verbose -q --quiet --realm' \
+        '--realm:realms' \
+        ''
+}
+complete -F _cloudme_cmdump cmdump
 
 _cloudme_cmimage() {
     case $(_cloudme_command build pull add list remove) in

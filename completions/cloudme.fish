@@ -85,6 +85,26 @@ function __cloudme_at
     end
 end
 
+complete -c cmapply -f
+complete -c cmapply -n '__cloudme_at 1 --pubkey-path --accel --realm' -r -F
+complete -c cmapply -n '__cloudme_at 2+ --pubkey-path --accel --realm' -x -a '(__cloudme_values machines)'
+complete -c cmapply -l diff -d 'show each field that changes, old and new'
+complete -c cmapply -l restart -d 'stop and start machines for changes that need it'
+complete -c cmapply -l prune -d 'destroy machines, and networks, that are no longer in it'
+complete -c cmapply -s y -l yes -d 'do not ask'
+complete -c cmapply -l small -d 'memory and CPUs as templates have them, no PCI devices'
+complete -c cmapply -l cold -d 'boot clones, whatever RAM images there are'
+complete -c cmapply -l no-start -d 'make and change them, no more'
+complete -c cmapply -l no-configure -d 'apply no playbooks'
+complete -c cmapply -l pubkey-path -r -F -d 'the public key for new machines on images (default: that in ~/.ssh)'
+complete -c cmapply -l accel -x -a 'auto kvm tcg' -d 'how QEMU runs the guest (default: auto)'
+complete -c cmapply -l dry-run -d 'print what would be done, and change nothing'
+complete -c cmapply -l json -d 'print the result as JSON'
+complete -c cmapply -s h -l help -d 'show this help and exit'
+complete -c cmapply -l version -d 'show the version and exit'
+complete -c cmapply -s v -l verbose -d 'say each step on stderr'
+complete -c cmapply -s q -l quiet -d 'say nothing but results and errors'
+complete -c cmapply -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c cmcheck -f
 complete -c cmcheck -n '__cloudme_at 1+ --bridge --nic --root --realm' -x -a 'qemu programs kvm nested tun bridge nic bridge-nf firewall forwarding bridge-helper ports disk inotify open-files rootless limits shares apparmor time'
 complete -c cmcheck -l fix -d 'mend what is safe to mend'
@@ -100,6 +120,13 @@ complete -c cmcheck -l version -d 'show the version and exit'
 complete -c cmcheck -s v -l verbose -d 'say each step on stderr'
 complete -c cmcheck -s q -l quiet -d 'say nothing but results and errors'
 complete -c cmcheck -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
+complete -c cmdump -f
+complete -c cmdump -l json -d 'print the result as JSON'
+complete -c cmdump -s h -l help -d 'show this help and exit'
+complete -c cmdump -l version -d 'show the version and exit'
+complete -c cmdump -s v -l verbose -d 'say each step on stderr'
+complete -c cmdump -s q -l quiet -d 'say nothing but results and errors'
+complete -c cmdump -l realm -x -a '(__cloudme_values realms)' -d 'the network namespace to act in (default: CLOUDME_REALM, else the host\'s)'
 complete -c cmimage -f
 complete -c cmimage -n '__cloudme_at 1 --realm' -x -a 'build pull add list remove'
 complete -c cmimage -s h -l help -d 'show this help and exit'

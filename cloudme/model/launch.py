@@ -59,6 +59,7 @@ class TapCard:
     guard:   None: it may do what it likes.
     outside: the bridge is root's, in the host's own namespace.
     vlan:    the VLAN of the bridge in which it is, its frames without a tag; None: the bridge knows none.
+    name:    of the tap; '': one made from the mac.
     """
 
     netdev: str
@@ -67,6 +68,7 @@ class TapCard:
     guard: Guard | None = None
     outside: bool = False
     vlan: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ class Nic:
     address:   its IPv4 address; None where somebody else's DHCP gives it one.
     address6:  the IPv6 address that it makes itself on a network of ours.
     static:    the guest is told its address by its seed, not by DHCP.
+    tap:       the host's name of its other end; None: one made from its mac.
     """
 
     network: Name
@@ -67,6 +68,7 @@ class Nic:
     address: str | None
     address6: str | None = None
     static: bool = False
+    tap: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,8 @@ class Kernel:
             raise UsageError("this is no command line of a kernel", hint=f"a line, of {CMDLINE_MAX} characters at most")
 
 
+CMDLINE = "root=/dev/vda1 ro console=ttyS0"
+"""Where the images of distributions have their root."""
 CMDLINE_MAX = 2047
 """What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
 
@@ -196,6 +200,8 @@ class Machine:
     vsock_cid: its number for vsock(7), by which the host reaches it without any network.
     board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     shares:    folders of the host's that it has, too.
+    hostname:  what it calls itself; None: its name.
+    devices:   PCI addresses of devices of the host's that it gets whole.
     """
 
     name: Name
@@ -224,6 +230,8 @@ class Machine:
     kernel: Kernel | None = None
     vsock_cid: int | None = None
     shares: tuple[Share, ...] = ()
+    hostname: Name | None = None
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
@@ -283,6 +291,8 @@ class CloneRequest:
     """One line of a group file, or one call of vminstantiate. None means: as the template, as the settings.
 
     extra_disks are sizes in bytes; `where` is 'file:line', for complaints.
+    name:       of the one clone that is wanted; None: `prefix` and the next free number.
+    user_data:  text of the user's own for cloud-init.
     networks:   one card in each. addresses: those of the first cards, one a machine; none: the network's choice.
     """
 
@@ -302,3 +312,5 @@ class CloneRequest:
     net_rate: int | None = None
     ports: tuple[Port, ...] | None = None
     shares: tuple[Share, ...] = ()
+    name: Name | None = None
+    user_data: str = ""

@@ -43,7 +43,7 @@ def update(transaction: Transaction, store: Store, old: Machine, new: Machine, s
     steps: list[Step] = [*folders.making(store.world, more), Change(store, old, new, settings)]
     why = ""
     if store.is_running(old) and (_but(old, new) or _but(new, old)):
-        why = _why_later(transaction.host, store, old, new)
+        why = why_later(transaction.host, store, old, new)
         steps += [] if why else [Swap(store, old, new)]
     transaction.apply(steps)
     return why
@@ -162,15 +162,14 @@ class Device:
     port: str
 
 
-def _why_later(host: Host, store: Store, old: Machine, new: Machine) -> str:
+def why_later(host: Host, store: Store, old: Machine, new: Machine) -> str:
     """Why this cannot be made true of a machine that runs; '' where it can."""
     if not host.qemu.virtiofs():
         return "QEMU serves 9p from its start on"
     if down := folders.down(store, old):
         return f"its share '{down[0].tag}' is down"
     with monitors.monitor(host, monitors.of(store, old)) as monitor:
-        backends = [one for one in monitor.execute("query-memdev") if one.get("id") == "ram0"]
-        if not all(one["share"] for one in backends):
+        if not any(one["id"] == "ram0" and one["share"] for one in monitor.execute("query-memdev")):
             return "it was started without shares, so nobody else sees its memory"
         if not any(one["label"] == "agent" and one.get("frontend-open") for one in monitor.execute("query-chardev")):
             return "no guest agent answers, who would mount them"
