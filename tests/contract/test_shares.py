@@ -61,8 +61,8 @@ def served(real: qemu.Qemu) -> None:
 def machine(place: launch.Place, *, readonly: bool = False) -> Machine:
     """Its uuid is its place's: who starts a machine ends what else runs as its user, maybe another test's."""
     return Machine(
-        name=Name("web00"), uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, place.folder)), group="g", type=Name("t"), template=None,
-        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1 << 20),), nics=(),
+        name=Name("web00"), uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, place.folder)), group="g", type=Name("t"),
+        template=None, shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1 << 20),), nics=(),
         access=Access(user="root", key_of=Name("t"), seeded=False), created="",
         shares=(Share(source=f"{place.folder}/data, all", mount_point="/srv/data", tag="data", readonly=readonly),))
 
