@@ -66,6 +66,7 @@ class FakeRun:
 
     def spawn(
         self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+        locked_bytes: int = 0,
     ) -> int:
         self.calls.append(list(argv))
         return 1

@@ -73,6 +73,7 @@ class Qemu:
             fds |= handover.opened(launch, uid, mine) | self._shares.opened(launch, mine)
             ours, its = handover.word(living)
             pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
+                                  locked_bytes=launch.locked_bytes,
                                   confinement=_confinement(launch, uid, binary) if self._confined else None)
             pidfd = living.enter_context(pidfd_of(pid))  # once it is awaited its number may be another's
         try:
@@ -175,7 +176,7 @@ class Qemu:
     def lives(self, uid: int) -> bool:
         for entry in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if os.stat(f"/proc/{entry}").st_uid == uid:
+                if os.stat(f"/proc/{entry}").st_uid == uid and not _ended(int(entry)):
                     return True
         return False
 
@@ -202,6 +203,12 @@ class Qemu:
             return True
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
+
+
+def _ended(pid: int) -> bool:
+    """Whether nothing is left of a process but its exit status, which its parent has not asked for."""
+    with pidfd_of(pid) as pidfd:
+        return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _own_uid(launch: Launch) -> int | None:

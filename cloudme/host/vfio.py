@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -58,6 +59,14 @@ class Sysfs:
         except FileNotFoundError:
             return None
         return state.st_uid, state.st_gid
+
+    def usable(self, group: str) -> bool:
+        return os.access(self._at("dev/vfio", group), os.R_OK | os.W_OK)
+
+    def lockable(self, size_bytes: int) -> bool:
+        """Root goes beyond its own limit (setrlimit(2), CAP_SYS_RESOURCE)."""
+        most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        return os.geteuid() == 0 or most in (resource.RLIM_INFINITY, max(most, size_bytes))
 
     def is_used(self, number: str) -> bool:
         folder = os.path.realpath(self._at(NUMBERS, number))

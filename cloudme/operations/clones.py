@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import claim, defined, folders, index, layout, seed
+from cloudme import claim, defined, folders, index, layout, notes, passthrough, seed
 from cloudme.errors import AlreadyExists, Busy, StoreError
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
@@ -147,7 +147,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits, ports=request.ports, shares=request.shares,
+        limits=request.limits, ports=request.ports, shares=request.shares, devices=request.devices,
     )
 
 
@@ -261,6 +261,8 @@ class Destroy:
     def do(self, host: Host) -> None:
         world = self.store.world
         host.qemu.bury(self.machine.uuid)
+        passthrough.sweep(host, world)
+        notes.forget(world.loan(self.machine.uuid))
         for nic in self.machine.nics:
             self.store.release(nic.network, self.machine.name)
         self.store.remove(world.machine(self.machine.name), layout.MACHINE_RECORD)
