@@ -121,6 +121,11 @@ class World:
         return os.path.join(self.machine(name), MACHINE_RECORD)
 
     @property
+    def homelab(self) -> str:
+        """What cmapply has applied."""
+        return f"{self.realm_data}/homelab.json"
+
+    @property
     def forks(self) -> str:
         """The RAM images of machines that were forked, a folder each."""
         return os.path.join(self.realm_data, "forks")

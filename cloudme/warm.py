@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from cloudme import layout
 from cloudme.errors import NotFound
-from cloudme.formats import records
+from cloudme.formats import groupfiles, records
 from cloudme.model import warm
 from cloudme.model.machine import Disk, Machine
 from cloudme.model.ports import Host, Monitor
 from cloudme.model.warm import Kind, Manifest, Stamp
 from cloudme.qemu import launch
-from cloudme.store import FROZEN, blank, read, reported, write_atomic
+from cloudme.store import FROZEN, Store, blank, read, reported, write_atomic
 
 TEMPLATE_DISK = "../disk.qcow2"
 """The disk of the template that an image belongs to, from the image's folder."""
@@ -76,6 +76,21 @@ def why_not(host: Host, folder: str, machine: Machine, accel: str) -> str | None
         if os.stat(os.path.join(folder, layout.RAM)).st_mode & OPEN != OPEN:
             return "it was made by a cloudMe whose machines all ran as root"
     return warm.mismatch(found, kind(host, machine, accel), stamps(folder, found.files))
+
+
+def based(host: Host, store: Store, machine: Machine, accel: str) -> tuple[Machine, str]:
+    """A planned clone, standing on its template's RAM image where it can go on from that; else why it cannot."""
+    assert machine.template
+    folder = store.world.warm(machine.template)
+    if any(nic.static for nic in machine.nics):
+        why: str | None = "its address is told by a seed, at a boot"
+    elif machine.shares and len(machine.nics) == groupfiles.MAX_CARDS:
+        why = "its cards leave no slot to its shares"
+    else:
+        why = why_not(host, folder, machine, accel)
+    if why:
+        return machine, why
+    return dataclasses.replace(machine, bases=(os.path.relpath(folder, store.world.data),)), ""
 
 
 def empty(folder: str, ram_mib: int) -> None:

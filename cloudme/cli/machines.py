@@ -13,14 +13,11 @@ from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, openports, units
 from cloudme.model.devices import pci_address
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import BOARDS, INITRD, KERNEL, Kernel, Limits, Machine, Shape
+from cloudme.model.machine import BOARDS, CMDLINE, INITRD, KERNEL, Kernel, Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.model.ports import Host
 from cloudme.operations import machines, networks
-
-CMDLINE = "root=/dev/vda1 ro console=ttyS0"
-"""Where the images of distributions have their root."""
 
 KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-")
 """How a line of authorized_keys begins that is a key and nothing else (sshd(8))."""

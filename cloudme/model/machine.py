@@ -168,6 +168,8 @@ class Kernel:
             raise UsageError("this is no command line of a kernel", hint=f"a line, of {CMDLINE_MAX} characters at most")
 
 
+CMDLINE = "root=/dev/vda1 ro console=ttyS0"
+"""Where the images of distributions have their root."""
 CMDLINE_MAX = 2047
 """What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
 

@@ -42,9 +42,11 @@ def making(
     for request in requests:
         claim.check_apart(request.isolate, request.net_rate, [networks[name] for name in request.networks])
         claim.check_ports(request.ports, [networks[name] for name in request.networks])
-        claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
+    for name, network in networks.items():
+        claim.check_free(transaction.host, store, network, [
+            address for request in requests if request.networks[0] == name for address in request.addresses])
     made = folders.making(share for request in requests for share in request.shares)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker

@@ -189,16 +189,8 @@ def changed(host: Host, store: Store, machine: Machine, change: Change, settings
         access = dataclasses.replace(access, key_file=change.key_file)
     new = dataclasses.replace(machine, nics=(first, *others), access=access)
     files = {seed.PUBLIC_KEY: change.public_key, seed.USER_DATA: change.user_data}
-    same = all(text is None or text == _read(store, machine, file) for file, text in files.items())
+    same = all(text is None or text == seed.own(store, machine, file) for file, text in files.items())
     return None if new == machine and same else dataclasses.replace(new, seed_id=identity.new_uuid())
-
-
-def _read(store: Store, machine: Machine, file: str) -> str:
-    try:
-        with open(os.path.join(store.folder(machine), file), encoding="utf-8") as text:
-            return text.read()
-    except FileNotFoundError:
-        return ""
 
 
 @dataclass(slots=True)
@@ -220,7 +212,7 @@ class Update:
         return f"write the seed of {self.new.name} anew: {', '.join(words)}"
 
     def do(self, host: Host) -> None:
-        self.before = {file: _read(self.store, self.old, file) for file in (seed.PUBLIC_KEY, seed.USER_DATA)}
+        self.before = {file: seed.own(self.store, self.old, file) for file in (seed.PUBLIC_KEY, seed.USER_DATA)}
         self._write(host, self.new, {seed.PUBLIC_KEY: self.change.public_key, seed.USER_DATA: self.change.user_data})
 
     def undo(self, host: Host) -> None:
