@@ -1,5 +1,5 @@
-"""What was done to the host for a machine, in a file of root's own: it is undone by these notes, whatever its definition
-or record says by then. An entry is written before the change that it is about, so that none is forgotten."""
+"""What was done to the host for a machine, in a file of root's own: by these notes it is undone, whatever the machine
+is meant to be by then. An entry is written before the change that it is about, so that none is forgotten."""
 
 from __future__ import annotations
 

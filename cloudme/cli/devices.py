@@ -15,7 +15,8 @@ def update(args: argparse.Namespace) -> None:
     """vmupdate --device, --no-device."""
     if args.pubkey_path or args.ip or args.user_data or args.limit or args.ports or args.now or args.share \
             or args.no_share:
-        raise UsageError("devices go alone: they change while the machine is off", hint="vmupdate NAME --device ADDRESS")
+        raise UsageError("devices go alone: they change while the machine is off",
+                         hint="vmupdate NAME --device ADDRESS")
     store, host = cli.store(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     more, without = (list(map(pci_address, addresses or ())) for addresses in (args.device, args.no_device))

@@ -85,7 +85,8 @@ def update(args: argparse.Namespace) -> None:
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     if not (args.pubkey_path or args.ip or args.user_data):
-        raise UsageError("nothing to update", hint="--limit; --ports; --share; --device; or --pubkey-path, --ip, --user-data")
+        raise UsageError("nothing to update",
+                         hint="--limit; --ports; --share; --device; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
     if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):

@@ -188,7 +188,7 @@ DEVICES_MAX = 8
 
 
 def _check_devices(devices: tuple[str, ...], board: str) -> None:
-    if [pci_address(device) for device in devices] != list(devices) or len(set(devices)) < len(devices) or len(devices) > DEVICES_MAX:
+    if list(dict.fromkeys(map(pci_address, devices))) != list(devices) or len(devices) > DEVICES_MAX:
         raise UsageError(f"a machine gets each device once, and {DEVICES_MAX} at most")
     if devices and board == "microvm":
         raise UsageError("a microvm takes no PCI devices", hint="--machine-type q35")
