@@ -201,7 +201,8 @@ BACK: notes.Ways = (("lent", "take /dev/vfio/{group} back", take_back),
 def groups(host: Host, machine: Machine) -> tuple[str, ...]:
     """The numbers of the IOMMU groups of its devices, as far as these are there."""
     found = [host.devices.pci(address) for address in machine.devices]
-    return tuple(dict.fromkeys(device.group for device in found if device and device.group))
+    return tuple(dict.fromkeys(device.group for device in found
+                               if device and device.group and not device.bridge))
 
 
 def check(host: Host, store: Store, machines: Iterable[Machine]) -> None:
@@ -223,6 +224,7 @@ def check(host: Host, store: Store, machines: Iterable[Machine]) -> None:
             _check_ours(host, machine, links)
         else:
             list(plan(host, _borrower(store.world, machine), machine.devices, links))
+        _check_lockable(host, machine, rootless=store.world.rootless)
 
 
 def lent(host: Host, store: Store, machines: Iterable[Machine]) -> list[Step]:
@@ -288,10 +290,15 @@ def _check_ours(host: Host, machine: Machine, links: Mapping[str, Link]) -> None
         device = _checked(host, machine.name, address, links, machine.devices)
         if device.driver != VFIO or not host.devices.usable(device.group):
             raise NotPermitted(f"{machine.name}: {address} is not this user's: {_whose(device)}", hint=_typed(device))
+
+
+def _check_lockable(host: Host, machine: Machine, *, rootless: bool) -> None:
+    """Raises NotPermitted."""
     if not host.devices.lockable(locked := launch.locked_bytes(machine)):
         raise NotPermitted(f"{machine.name}: this user may not lock {locked >> 20} MiB of memory, which its devices "
                            "write to by themselves", hint=f"sudo sh -c 'echo {shared.me()} - memlock {locked >> 10} > "
-                           "/etc/security/limits.d/cloudme.conf'; log in anew")
+                           "/etc/security/limits.d/cloudme.conf'; log in anew" if rootless else
+                           "in a container: allow it CAP_SYS_RESOURCE, or a higher memlock (ulimit -Hl)")
 
 
 def _whose(device: PciDevice) -> str:

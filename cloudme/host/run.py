@@ -80,7 +80,7 @@ def _locking(size_bytes: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (size_bytes, most))
         except ValueError as error:  # Python's word for EPERM here
             raise NotPermitted(f"{size_bytes >> 20} MiB of memory cannot be locked: {error}",
-                               hint="in a container: allow it CAP_SYS_RESOURCE") from error
+                               hint="in a container: allow it CAP_SYS_RESOURCE, or a higher memlock") from error
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ import pytest
 from cloudme import layout, notes, passthrough, warm
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, PeerError, SpecError, UsageError
 from cloudme.layout import World
+from cloudme.formats import records
 from cloudme.model import identity
 from cloudme.model.definitions import borrowed
 from cloudme.model.hostconfig import Settings
@@ -22,6 +23,7 @@ from cloudme.model.launch import Launch
 from cloudme.model.machine import Kernel, Machine
 from cloudme.model.network import Link
 from cloudme.model.steps import Transaction
+from cloudme.model.warm import Manifest
 from cloudme.operations import clones, devices, forks, power
 from cloudme.qemu import files, hardware, launch
 from cloudme.store import Store
@@ -111,7 +113,7 @@ def refused(site: Site, kind: type[CloudMeError], *machines: Machine, **how: boo
 def launched(**more: Any) -> Launch:
     place = launch.Place(folder="/data/web00", run="/run/web00", accel="kvm", iommu=("7",),
                          networks={SETTINGS.network().name: SETTINGS.network()})
-    return launch.of(dataclasses.replace(machine("web00"), devices=(GPU, SOUND), **more), place)
+    return launch.of(dataclasses.replace(machine("web00"), **{"devices": (GPU, SOUND), **more}), place)
 
 
 def test_qemu_opens_the_groups_by_name_and_locks_the_memory_that_they_write_to() -> None:
@@ -145,6 +147,10 @@ def test_no_image_of_memory_and_no_fork_has_a_device(site: Site) -> None:
     folder = site.world.warm("debian")
     os.makedirs(folder)
     assert warm.why_not(site.host, folder, one, "tcg") == "there is none"
+    manifest = Manifest(kind=warm.kind(site.host, one, "tcg"), files={}, created="now")
+    Path(folder, layout.MANIFEST).write_text(records.dump(manifest), encoding="utf-8")
+    assert str(warm.why_not(site.host, folder, one, "tcg")).startswith(f"it gets a device of the host's, {GPU}")
+    assert "it gets" not in str(warm.why_not(site.host, folder, dataclasses.replace(one, devices=()), "tcg"))
     plain = dataclasses.replace(one, devices=())
     assert warm.kind(site.host, one, "tcg") == warm.kind(site.host, plain, "tcg")
     site.start(one)
@@ -313,6 +319,12 @@ def test_an_ordinary_user_is_told_what_root_would_type(site: Site) -> None:
     assert "may not lock 1536 MiB" in told.message and "memlock 1572864" in str(told.hint)
 
 
+def test_root_in_a_container_is_told_what_it_lacks(site: Site) -> None:
+    site.sysfs.most = 8 << 20
+    told = refused(site, NotPermitted, site.machine("web00", GPU, SOUND))
+    assert "CAP_SYS_RESOURCE" in str(told.hint)
+
+
 def test_what_root_gave_an_ordinary_user_is_his_and_nothing_is_changed(site: Site) -> None:
     one = site.machine("web00", GPU, SOUND)
     for address in (GPU, SOUND):
@@ -348,14 +360,14 @@ def test_devices_change_while_a_machine_is_off(site: Site) -> None:
 def test_vmupdate_takes_addresses_as_lspci_prints_them(command: Callable[..., Ended], home: Path) -> None:
     made("web00")
     store = Store(layout.world())
-    assert command("vmupdate", "web00", "--device", "01:00.0", "--device", SOUND).out == "web00\n"
+    assert command("vmupdate", "web00", "--device", "01:00.0", "--device", SOUND).stdout == "web00\n"
     assert store.machine("web00").devices == (GPU, SOUND)
-    assert "so already" in command("vmupdate", "web00", "--device", GPU).err
+    assert "so already" in command("vmupdate", "web00", "--device", GPU).stderr
     assert command("vmupdate", "web00", "--no-device", "01:00.0").status == 0
     assert store.machine("web00").devices == (SOUND,)
     assert command("vmupdate", "web00", "--device", "gpu").status == 64
     assert command("vmupdate", "web00", "--device", GPU, "--limit", "cpus=1").status == 64
-    assert "let web00 have" in command("vmupdate", "web00", "--device", GPU, "--dry-run").out
+    assert "let web00 have" in command("vmupdate", "web00", "--device", GPU, "--dry-run").stdout
     assert store.machine("web00").devices == (SOUND,)
 
 
@@ -366,7 +378,7 @@ HOST = {
     "mdev": {"m": {"address": OTHER, "types": {"small": "GRID"}}},
     "storage": {"raw": {"path": "/srv", "type": "raw"}},
     "network": {"lan": {"device": "br0"}},
-    "tags": {
+    "tag": {
         "gpu": {"devices": [{"name": "g", "class": "gpu"}], "tags": ["sound"], "attrs": {"memory": {"ram": 4096}}},
         "sound": {"devices": [{"name": "s", "class": "sound"}], "attrs": {"memory": {"ram": 64}, "cpu": {
             "sockets": 2, "cores": 4}}},
