@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,6 @@ def apply(args: argparse.Namespace) -> int:
         work = Bringing(site=here, homelab=homelab, noted=noted, voice=_voice(args, store, host), wishes=Wishes(
             names=args.names or None, restart=args.restart, cold=args.cold, start=not args.no_start,
             configure=not args.no_configure, dry_run=args.dry_run))
-        cli.tell_accelerator(args, host, settings)
         if args.prune:
             bringing.prune(work, left, vlans)
         elif left and not args.names:
@@ -55,8 +55,11 @@ def apply(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace, store: Store) -> Homelab:
     """Raises SpecError with all mistakes; warnings and notes are told."""
     around = site.surroundings(store, cli.settings(args))
-    reading = homelab_format.read(args.file, around, site=store.site(),
-                                  made=site.small if args.small else lambda homelab: homelab)
+    made = site.small if args.small else lambda homelab: homelab
+    if args.file == "-":
+        reading = homelab_format.parse(sys.stdin.buffer.read(), "stdin.yaml", around, site=store.site(), made=made)
+    else:
+        reading = homelab_format.read(args.file, around, site=store.site(), made=made)
     homelab = reading.demand()
     for complaint in reading.complaints:
         if complaint.severity is not Severity.error and not args.quiet:
@@ -84,6 +87,7 @@ def _voice(args: argparse.Namespace, store: Store, host: Host) -> Voice:
 
     return Voice(transaction=lambda: cli.transaction(args, host), show=print, say=cli.teller(args),
                  diff=print if args.diff else lambda line: None, keys=keys,
+                 slow=functools.cache(lambda: cli.tell_accelerator(args, host, cli.settings(args))),
                  proxy=lambda machines: launching.proxied(store, host, machines))
 
 

@@ -43,14 +43,15 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """show: results, and what a dry run would do. say: progress. diff: fields, old and new.
-    keys: the public key's text and the private one's file, for machines on images; it may raise.
-    proxy: what connects Ansible's ssh to machines that are reached from outside only (cli.launching)."""
+    """show: results, and what a dry run would do. say: progress. diff: fields, old and new. slow: says once that
+    machines will be emulated. keys: the public key's text and the private one's file, for machines on images; it may
+    raise. proxy: what connects Ansible's ssh to machines that are reached from outside only (cli.launching)."""
 
     transaction: Callable[[], Transaction]
     show: Callable[[str], None]
     say: Callable[[str], None]
     diff: Callable[[str], None]
+    slow: Callable[[], None]
     keys: Callable[[], tuple[str, str]]
     proxy: Callable[[Sequence[Machine]], AbstractContextManager[Callable[[Machine], Sequence[str]]]]
 
@@ -158,6 +159,8 @@ class Bringing:
             for outcome in outcomes:
                 self.voice.show(making.words(self.site, outcome.planned))
             return
+        if outcomes:
+            self.voice.slow()
         maker = making.Maker(self.site, self.voice.transaction, self.voice.say, self.voice.keys,
                              restores=lambda one: self._wanted_on(one.name, one.autostart) and not self.wishes.cold)
         self._together([one for one in outcomes if one.planned.declared.template], maker.clones)
@@ -178,6 +181,8 @@ class Bringing:
                and not (outcome.record and self.site.store.is_running(outcome.record))]
         for outcome in [outcome for outcome in off if outcome.record is None]:
             self.voice.show(f"start {outcome.planned.name}")  # a dry run: it is not made yet
+        if off and not self.wishes.dry_run:
+            self.voice.slow()
         self._together([outcome for outcome in off if outcome.record], self._power)
 
     def _power(self, outcomes: Sequence[Outcome]) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from cloudme import layout, notes, passthrough, warm
 from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, PeerError, SpecError, UsageError
-from cloudme.layout import World
 from cloudme.formats import records
+from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.definitions import borrowed
 from cloudme.model.hostconfig import Settings

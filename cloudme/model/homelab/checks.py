@@ -127,7 +127,7 @@ def _origins(
         named = machine.declared.template or machine.declared.image or machine.declared.kernel
         if not named and not any(_said(told, f"{at}.{key}") for key in ("template", "image", "kernel")
                                  for at in (own, "hosts")):
-            yield Remark(own, "template, image or kernel is wanted", of_key=True)
+            yield Remark(own, "template or image is wanted", of_key=True)
 
 
 def _values(homelab: Homelab, key: str) -> Iterator[tuple[str, str]]:
@@ -162,7 +162,8 @@ def _kinds(homelab: Homelab, machines: list[Planned], told: Collection[str]) -> 
     if homelab.networks.vlan_mode is VlanMode.bridges:
         for key in ("bridge", "uplink"):
             if getattr(homelab.networks, key):
-                yield Remark(f"networks.{key}", "with vlan_mode: bridges each VLAN has a bridge of its own, and no uplink")
+                yield Remark(f"networks.{key}", "with vlan_mode: bridges each VLAN has a bridge of its own, and no "
+                             "uplink")
     for vlan in dict.fromkeys(machine.declared.vlan for machine in machines):
         if vlan in homelab.networks.vlans and planned.subnet(homelab, vlan or "") is None \
                 and not _said(told, f"networks.vlans.{vlan}"):
@@ -171,7 +172,8 @@ def _kinds(homelab: Homelab, machines: list[Planned], told: Collection[str]) -> 
     for machine in _first_of_each(machines):
         path, declared = f"machines.{machine.entry}", machine.declared
         if declared.kernel and not declared.image:
-            yield Remark(f"{path}.kernel", "a machine that boots a kernel of its own stands on an image: image is wanted")
+            yield Remark(f"{path}.kernel", "a machine that boots a kernel of its own stands on an image: image "
+                         "is wanted")
         if machine.board is Board.microvm and not declared.kernel:
             yield Remark(f"{path}.machine", "a microvm boots a kernel, it has no firmware that finds a disk: "
                          "kernel is wanted")

@@ -62,7 +62,7 @@ def names(entry: Name, declared: Declared) -> list[Name]:
 def with_defaults(declared: Declared, hosts: Defaults) -> Declared:
     fields = {field.name for field in dataclasses.fields(Defaults)} - {"memory_ratio"}
     if declared.kernel:
-        fields -= {"template", "image"}
+        fields -= {"template"}
     for pair in TOGETHER:
         if any(getattr(declared, key) is not None for key in pair):
             fields -= set(pair)
