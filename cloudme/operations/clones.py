@@ -263,14 +263,14 @@ class Destroy:
     def do(self, host: Host) -> None:
         world = self.store.world
         host.qemu.bury(self.machine.uuid)
-        passthrough.sweep(host, world)
-        notes.forget(world.loan(self.machine.uuid))
         for nic in self.machine.nics:
             self.store.release(nic.network, self.machine.name)
         self.store.remove(world.machine(self.machine.name), layout.MACHINE_RECORD)
         shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
         for base in self.machine.bases:
             _forget_fork(self.store, os.path.join(world.data, base))
+        passthrough.sweep(host, world)
+        notes.forget(world.loan(self.machine.uuid))
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cloudme import defined, folders, forwards, layout, passthrough, place
 from cloudme.errors import (
     Busy,
+    CloudMeError,
     HostUnavailable,
     NotFound,
     NotPermitted,
@@ -50,7 +51,8 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     accel = accelerator(host, settings) if own else ""
     networks = store.networks_of(settings, own)
     if not transaction.dry_run:
-        passthrough.sweep(host, store.world, besides=own)
+        with contextlib.suppress(CloudMeError):  # it stays noted, and the next stop tells
+            passthrough.sweep(host, store.world, besides=own)
     with contextlib.nullcontext() if transaction.dry_run else passthrough.alone(store, own):
         check(host, store, stopped, networks.values())
         steps: list[Step] = [

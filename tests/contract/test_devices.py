@@ -44,7 +44,7 @@ def limit() -> Iterator[None]:
 
 
 def made(place: launch.Place, *addresses: str) -> Launch:
-    it = Machine(name=Name("web00"), uuid="8b18191a-234f-45ce-b43c-b46e28cd2f70", group="g", type=Name("t"),
+    it = Machine(name=Name("web00"), uuid=identity.new_uuid(), group="g", type=Name("t"),
                  template=None, shape=Shape(vcpus=1, ram_mib=64), disks=(), nics=(), devices=addresses,
                  access=Access(user="root", key_of=Name("t"), seeded=False), created="")
     return dataclasses.replace(launch.of(it, place), locked_bytes=LOCKED)

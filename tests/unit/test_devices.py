@@ -237,6 +237,8 @@ def test_what_cannot_be_given_back_stays_noted_and_the_rest_goes_on(site: Site) 
         site.stop(one)
     assert site.drivers == ["pcieport", "nouveau", "vfio-pci"]
     assert [entry["address"] for entry in site.noted(one)["bound"]] == [SOUND]
+    other = site.machine("web01", uuid=UUID2)
+    assert site.start(other) == ["start web01 (tcg)"]  # others start all the same
     site.sysfs.stubborn = set()
     passthrough.sweep(site.host, site.world)
     assert site.drivers == BEFORE
