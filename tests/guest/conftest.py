@@ -25,7 +25,7 @@ from tests.users import users as users
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = os.environ.get("CLOUDME_CACHE", "/var/cache/cloudme")
-PACKAGES = "nginx-light,postgresql,pciutils,dnsmasq-base,nftables"
+PACKAGES = "nginx-light,postgresql,pciutils,dnsmasq-base,nftables,rsync"
 NONCE = os.urandom(16).hex()
 
 
