@@ -37,7 +37,7 @@ def write(host: Host, store: Store, machine: Machine, networks: Mapping[Name, Ne
             host_private=_text(private_file), host_public=_text(public_file),
         )
         write_atomic(os.path.join(folder, "known_hosts"), seeds.known_hosts(machine, keys.host_public))
-        files = seeds.files(machine, keys, networks, config=store.world.config, more=_own_data(folder))
+        files = seeds.files(machine, keys, networks, config=store.world.config, more=own(store, machine, USER_DATA))
         host.iso.write(os.path.join(folder, SEED), seeds.LABEL, files)
 
 
@@ -54,10 +54,10 @@ def _public_key(store: Store, machine: Machine) -> str:
     return os.path.join(store.world.template(machine.access.key_of), "ssh_key.pub")
 
 
-def _own_data(folder: str) -> str:
-    """The user's own user-data, where the machine has some."""
+def own(store: Store, machine: Machine, file: str) -> str:
+    """The text of PUBLIC_KEY or USER_DATA, '' where the machine has none."""
     with contextlib.suppress(FileNotFoundError):
-        return _text(os.path.join(folder, USER_DATA))
+        return _text(os.path.join(store.folder(machine), file))
     return ""
 
 

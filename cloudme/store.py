@@ -75,6 +75,10 @@ class Networks:
         """The IPv6 address of a bridge of ours, where nobody chose one: always the same here, and on no other host."""
         return site6(f"{_host_seed()}{self.world.data}", f"{self.world.realm}/{name}")
 
+    def site(self) -> str:
+        """A text that only this home on this host has."""
+        return f"{_host_seed()}{self.world.data}/{self.world.realm}"
+
     def networks_of(self, settings: Settings, machines: Iterable[Machine]) -> dict[Name, Network]:
         """The networks that machines have cards in, by name."""
         names = dict.fromkeys(nic.network for machine in machines for nic in machine.nics)

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from cloudme import layout
 from cloudme.errors import NotFound
-from cloudme.formats import records
+from cloudme.formats import groupfiles, records
 from cloudme.model import warm
 from cloudme.model.machine import Disk, Machine
 from cloudme.model.ports import Host, Monitor
 from cloudme.model.warm import Kind, Manifest, Stamp
 from cloudme.qemu import launch
-from cloudme.store import FROZEN, blank, read, reported, write_atomic
+from cloudme.store import FROZEN, Store, blank, read, reported, write_atomic
 
 TEMPLATE_DISK = "../disk.qcow2"
 """The disk of the template that an image belongs to, from the image's folder."""
@@ -41,7 +41,7 @@ def kind(host: Host, machine: Machine, accel: str) -> Kind:
     version = host.qemu.version()
     place = launch.Place(folder="", run="", accel=accel, networks={})
     ram = launch.Ram(path="", qemu=version, use="clone")
-    starts = launch.of(dataclasses.replace(machine, nics=(), shares=(), cdrom=None), place, ram)
+    starts = launch.of(dataclasses.replace(machine, nics=(), shares=(), devices=(), cdrom=None), place, ram)
     return Kind(
         qemu=version, machine=starts.machine, accel=accel, cpu=_host_cpu() if starts.cpu == "host" else starts.cpu,
         vcpus=starts.vcpus, ram_mib=starts.ram_mib, hardware=launch.fingerprint(starts))
@@ -70,10 +70,27 @@ def why_not(host: Host, folder: str, machine: Machine, accel: str) -> str | None
     found = manifest(folder)
     if found is None:
         return "there is none"
+    if machine.devices:
+        return f"it gets a device of the host's, {machine.devices[0]}, whose state nobody can save or load"
     with contextlib.suppress(FileNotFoundError):
         if os.stat(os.path.join(folder, layout.RAM)).st_mode & OPEN != OPEN:
             return "it was made by a cloudMe whose machines all ran as root"
     return warm.mismatch(found, kind(host, machine, accel), stamps(folder, found.files))
+
+
+def based(host: Host, store: Store, machine: Machine, accel: str) -> tuple[Machine, str]:
+    """A planned clone, standing on its template's RAM image where it can go on from that; else why it cannot."""
+    assert machine.template
+    folder = store.world.warm(machine.template)
+    if any(nic.static for nic in machine.nics):
+        why: str | None = "its address is told by a seed, at a boot"
+    elif machine.shares and len(machine.nics) == groupfiles.MAX_CARDS:
+        why = "its cards leave no slot to its shares"
+    else:
+        why = why_not(host, folder, machine, accel)
+    if why:
+        return machine, why
+    return dataclasses.replace(machine, bases=(os.path.relpath(folder, store.world.data),)), ""
 
 
 def empty(folder: str, ram_mib: int) -> None:

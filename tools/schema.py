@@ -34,7 +34,8 @@ are open only where `reaches` says so, and to a machine only on its `ports`.
 
 TABLES: tuple[tuple[str, str, Table], ...] = (
     ("networks", "", keys.NETWORKS), ("networks.vlans.NAME", "", keys.VLAN), ("hosts", "", keys.HOSTS),
-    ("machines.NAME", "One of `template`, `image`, `kernel` is wanted, here or in `hosts`.", keys.MACHINE),
+    ("machines.NAME", "One of `template` and `image` is wanted, here or in `hosts`; with `kernel` it is `image`.",
+     keys.MACHINE),
     ("machines.NAME.shares",
      "One such object, or a list of them. A folder that is missing is an error, but where `owner` or `mode` says what\n"
      "becomes of it.", keys.SHARE),

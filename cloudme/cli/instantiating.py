@@ -9,7 +9,6 @@ import os
 from cloudme import cli, warm
 from cloudme.cli import requests, selection, sharing
 from cloudme.errors import HostUnavailable, UsageError
-from cloudme.formats import groupfiles
 from cloudme.model.machine import CloneRequest, Disk, Machine, disk_file
 from cloudme.model.names import Name, numbered
 from cloudme.operations import clones, forks, instant, networks, power
@@ -26,19 +25,15 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
 
     def based(machine: Machine) -> Machine:
         assert machine.template
-        folder = store.world.warm(machine.template)
-        if args.cold or args.no_start or not (args.instant or warm.manifest(folder)):
+        if args.cold or args.no_start or not (args.instant or warm.manifest(store.world.warm(machine.template))):
             return machine
-        static = any(nic.static for nic in machine.nics)
-        full = machine.shares and len(machine.nics) == groupfiles.MAX_CARDS
-        if why := ("its address is told by a seed, at a boot" if static else "its cards leave no slot to its shares"
-                   if full else warm.why_not(host, folder, machine, accel)):
-            reasons[machine.template] = why
-            if args.instant:
-                raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",
-                                      hint=f"vmwarm {machine.template}")
-            return machine
-        return dataclasses.replace(machine, bases=(os.path.relpath(folder, store.world.data),))
+        machine, why = warm.based(host, store, machine, accel)
+        if why and args.instant:
+            raise HostUnavailable(f"the RAM image of template '{machine.template}' cannot be used: {why}",
+                                  hint=f"vmwarm {machine.template}")
+        if why:
+            reasons[str(machine.template)] = why
+        return machine
 
     if not args.no_start:
         power.check(host, store, [], on.values())

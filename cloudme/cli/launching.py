@@ -44,7 +44,7 @@ def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
             return
         transaction.keep()
     readiness.wait(host, store, machines, "ssh", timeout_s=settings.boot_timeout_s, say=say)
-    with _proxy(store, host, machines) as proxy:
+    with proxied(store, host, machines) as proxy:
         reports = playbooks.configure(host, store, machines, whose, say, proxy)
     _print(args, machines, reports)
     if failure := playbooks.failed(reports):
@@ -52,7 +52,7 @@ def launch(args: argparse.Namespace, store: Store, host: Host) -> None:
 
 
 @contextlib.contextmanager
-def _proxy(
+def proxied(
     store: Store, host: Host, machines: Sequence[Machine],
 ) -> Iterator[Callable[[Machine], Sequence[str]]]:
     """What connects ssh, which Ansible starts inside the realm, to machines on a bridge of root's."""

@@ -97,6 +97,7 @@ def _machine(raw: dict[str, Any]) -> Machine:
         "ports": None if raw.get("ports") is None else tuple(_port(port) for port in raw["ports"]),
         "kernel": Kernel(**raw["kernel"]) if raw.get("kernel") else None,
         "shares": tuple(Share(**share) for share in raw.get("shares", [])),
+        "hostname": _maybe(Name, raw.get("hostname")), "devices": tuple(raw.get("devices", [])),
     })
 
 

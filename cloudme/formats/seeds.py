@@ -51,7 +51,7 @@ def files(
              plain values, and appends to lists.
     """
     values = {
-        "name": machine.name, "fqdn": f"{machine.name}.{domain(machine, networks)}", "user": machine.access.user,
+        "name": called(machine), "fqdn": f"{called(machine)}.{domain(machine, networks)}", "user": machine.access.user,
         "instance_id": machine.seed_id or machine.uuid, "host_key_private": keys.host_private,
         "host_key_public": keys.host_public.strip(),
         "public_keys": [line.strip() for line in keys.public.splitlines() if line.strip() and line[0] != "#"],
@@ -61,6 +61,11 @@ def files(
     if more:
         made["user-data"] = _joined(made["user-data"], more)
     return {name: text.encode() for name, text in made.items()}
+
+
+def called(machine: Machine) -> str:
+    """What a machine calls itself."""
+    return machine.hostname or machine.name
 
 
 def mounts(machine: Machine) -> list[str]:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cloudme.errors import CloudMeError, HostUnavailable, NotPermitted
+from cloudme.errors import AlreadyExists, CloudMeError, HostUnavailable, NotPermitted
 from cloudme.host import arp, guard, realm, sockets, vlans
 from cloudme.model.launch import TapCard
 from cloudme.model.network import Link
@@ -224,23 +224,10 @@ class Links:
         return not guard.lacking([(name, card)])
 
     def _tap(self, card: TapCard) -> tuple[int, str]:
-        """The descriptor of a new tap, and its name, where it is not one that was made, and joined, outside."""
+        """Its name is '' where it was made, and joined, outside."""
         if card.outside and card.bridge is not None:
             return self._outside.tap(card.bridge), ""
-        try:
-            fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
-        except PermissionError as error:
-            raise _refused(error, "") from error
-        name = f"{_stem(card.mac) if card.bridge else 'cm'}%d".encode()
-        offload = card.guard is None or card.guard.offload
-        try:
-            request = struct.pack("16sH22x", name, IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if offload else 0))
-            return fd, fcntl.ioctl(fd, TUNSETIFF, request)[:16].rstrip(b"\0").decode()
-        except OSError as error:
-            os.close(fd)
-            raise _refused(error, card.bridge or "") from error
+        return _new_tap(card)
 
 
 @contextlib.contextmanager
@@ -317,6 +304,27 @@ def _owner(link: Any) -> int | None:
     return None if owner is None else int(owner)
 
 
+def _new_tap(card: TapCard) -> tuple[int, str]:
+    """The descriptor of a new tap, and its name."""
+    try:
+        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostUnavailable(f"this kernel offers no {TUN}", hint="modprobe tun") from None
+    except PermissionError as error:
+        raise _refused(error, "") from error
+    name = (card.name or f"{_stem(card.mac) if card.bridge else 'cm'}%d").encode()
+    offload = card.guard is None or card.guard.offload
+    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if offload else 0) | (IFF_EXCL if card.name else 0)
+    try:
+        return fd, fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name, flags))[:16].rstrip(b"\0").decode()
+    except OSError as error:
+        os.close(fd)
+        if card.name and error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
+            raise AlreadyExists(f"there is a link '{card.name}' already, and it is not this machine's",
+                                hint="ip -brief link") from error
+        raise _refused(error, card.bridge or "") from error
+
+
 def _stem(mac: str) -> str:
     """What the name of a tap begins with, as 'cm4f2a11-': it tells whose it is, and no other machine's ever has it."""
     return f"cm{mac.replace(':', '')[-6:]}-"
@@ -341,7 +349,8 @@ def _persist(name: str, uid: int) -> None:
 def _made(cards: Sequence[TapCard]) -> list[tuple[str, TapCard]]:
     """Those of the cards whose taps are there, with the names of these."""
     names = [name for _, name in socket.if_nameindex()]
-    return [(name, card) for card in cards for name in names if name.startswith(_stem(card.mac))]
+    return [(name, card) for card in cards for name in names
+            if (name == card.name if card.name else name.startswith(_stem(card.mac)))]
 
 
 def _join(name: str, card: TapCard) -> None:

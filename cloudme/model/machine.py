@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Literal
 
 from cloudme.errors import UsageError
+from cloudme.model.devices import pci_address
 from cloudme.model.names import TEMPLATES, DefinitionName, Name
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.share import Share
@@ -60,6 +61,7 @@ class Nic:
     address:   its IPv4 address; None where somebody else's DHCP gives it one.
     address6:  the IPv6 address that it makes itself on a network of ours.
     static:    the guest is told its address by its seed, not by DHCP.
+    tap:       the host's name of its other end; None: one made from its mac.
     """
 
     network: Name
@@ -67,6 +69,7 @@ class Nic:
     address: str | None
     address6: str | None = None
     static: bool = False
+    tap: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,8 @@ class Kernel:
             raise UsageError("this is no command line of a kernel", hint=f"a line, of {CMDLINE_MAX} characters at most")
 
 
+CMDLINE = "root=/dev/vda1 ro console=ttyS0"
+"""Where the images of distributions have their root."""
 CMDLINE_MAX = 2047
 """What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
 
@@ -176,6 +181,17 @@ CID_MIN, CID_MAX = 3, (1 << 32) - 2
 
 WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
+
+
+DEVICES_MAX = 8
+"""The functions of the slot where their root ports are."""
+
+
+def _check_devices(devices: tuple[str, ...], board: str) -> None:
+    if list(dict.fromkeys(map(pci_address, devices))) != list(devices) or len(devices) > DEVICES_MAX:
+        raise UsageError(f"a machine gets each device once, and {DEVICES_MAX} at most")
+    if devices and board == "microvm":
+        raise UsageError("a microvm takes no PCI devices", hint="--machine-type q35")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +212,8 @@ class Machine:
     vsock_cid: its number for vsock(7), by which the host reaches it without any network.
     board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     shares:    folders of the host's that it has, too.
+    hostname:  what it calls itself; None: its name.
+    devices:   PCI addresses of devices of the host's that it gets whole.
     """
 
     name: Name
@@ -224,12 +242,15 @@ class Machine:
     kernel: Kernel | None = None
     vsock_cid: int | None = None
     shares: tuple[Share, ...] = ()
+    hostname: Name | None = None
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
             raise UsageError(f"{self.vsock_cid} is no number of a machine for vsock", hint=f"{CID_MIN} to {CID_MAX}")
         if self.board not in BOARDS:
             raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
+        _check_devices(self.devices, self.board)
         if self.board == "microvm" and (self.kernel is None or self.cdrom):
             raise UsageError("a microvm boots a kernel, it has no firmware that finds a disk",
                              hint="--kernel FILE --initrd FILE --cmdline 'root=/dev/vda1 console=ttyS0'")
@@ -283,6 +304,8 @@ class CloneRequest:
     """One line of a group file, or one call of vminstantiate. None means: as the template, as the settings.
 
     extra_disks are sizes in bytes; `where` is 'file:line', for complaints.
+    name:       of the one clone that is wanted; None: `prefix` and the next free number.
+    user_data:  text of the user's own for cloud-init.
     networks:   one card in each. addresses: those of the first cards, one a machine; none: the network's choice.
     """
 
@@ -302,3 +325,6 @@ class CloneRequest:
     net_rate: int | None = None
     ports: tuple[Port, ...] | None = None
     shares: tuple[Share, ...] = ()
+    name: Name | None = None
+    user_data: str = ""
+    devices: tuple[str, ...] = ()

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import claim, defined, folders, index, layout, seed
-from cloudme.errors import Busy, StoreError
+from cloudme import claim, defined, folders, index, layout, notes, passthrough, seed
+from cloudme.errors import AlreadyExists, Busy, StoreError
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import CloneRequest, Disk, Machine, Nic, Template, disk_file
@@ -21,7 +21,7 @@ from cloudme.model.names import Name, numbered
 from cloudme.model.network import Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Parallel, Transaction
-from cloudme.store import FROZEN, Store, blank, reported, take_lock
+from cloudme.store import FROZEN, Store, blank, reported, take_lock, write_atomic
 
 
 @contextlib.contextmanager
@@ -42,9 +42,11 @@ def making(
     for request in requests:
         claim.check_apart(request.isolate, request.net_rate, [networks[name] for name in request.networks])
         claim.check_ports(request.ports, [networks[name] for name in request.networks])
-        claim.check_free(transaction.host, store, networks[request.networks[0]], request.addresses)
         limits.check(request.limits, request.ram_mib or templates[request.template].shape.ram_mib)
         transaction.host.groups.check(request.limits, store.world.machines)
+    for name, network in networks.items():
+        claim.check_free(transaction.host, store, network, [
+            address for request in requests if request.networks[0] == name for address in request.addresses])
     made = folders.making(share for request in requests for share in request.shares)
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
@@ -57,7 +59,9 @@ def making(
         *(Hold(base) for base in {_base(store, machine) for machine in machines if machine.bases})]
     try:
         transaction.apply([*made, *freezes])
-        transaction.apply([Parallel([Fill(store, machine, networks) for machine in machines])])
+        texts = [request.user_data for request in requests for _ in range(request.count)]
+        transaction.apply([Parallel([Fill(store, machine, networks, text)
+                                     for machine, text in zip(machines, texts, strict=True)])])
         yield machines
         for one in claims:
             one.let_go()
@@ -110,7 +114,9 @@ def _plan(
     for request in requests:
         given = iter(request.addresses)
         for _ in range(request.count):
-            while (name := numbered(request.prefix, next_number[request.prefix])) in taken:
+            while (name := request.name or numbered(request.prefix, next_number[request.prefix])) in taken:
+                if request.name:
+                    raise AlreadyExists(f"there is a machine '{name}' already")
                 next_number[request.prefix] += 1
             taken.add(name)
             uuid = identity.new_uuid()
@@ -143,7 +149,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits, ports=request.ports, shares=request.shares,
+        limits=request.limits, ports=request.ports, shares=request.shares, devices=request.devices,
     )
 
 
@@ -215,6 +221,7 @@ class Fill:
     store: Store
     machine: Machine
     networks: Mapping[Name, Network]
+    user_data: str = ""
 
     def describe(self) -> str:
         return f"make {self.machine.name}: a clone of {self.machine.template}, group {self.machine.group}, " \
@@ -232,6 +239,8 @@ class Fill:
                 else:
                     host.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(disk.size_bytes)])
                 os.chmod(path, 0o600)
+            if self.user_data:
+                write_atomic(os.path.join(folder, seed.USER_DATA), self.user_data, mode=0o600)
             if self.machine.access.seeded:
                 seed.write(host, self.store, self.machine, self.networks)
             if not self.machine.bases:
@@ -260,6 +269,8 @@ class Destroy:
         shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
         for base in self.machine.bases:
             _forget_fork(self.store, os.path.join(world.data, base))
+        passthrough.sweep(host, world)
+        notes.forget(world.loan(self.machine.uuid))
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""

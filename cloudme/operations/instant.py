@@ -110,7 +110,7 @@ class Restore:
         with reported(folder):
             private, public = (_text(os.path.join(folder, name)) for name in (seed.HOST_KEY, f"{seed.HOST_KEY}.pub"))
         return {
-            "name": self.machine.name, "fqdn": f"{self.machine.name}.{self.domain}",
+            "name": seeds.called(self.machine), "fqdn": f"{seeds.called(self.machine)}.{self.domain}",
             "machine_id": identity.machine_id(self.machine.uuid),
             "host_key_private": private, "host_key_public": public.strip(),
             "entropy": base64.b64encode(os.urandom(ENTROPY_BYTES)).decode(), "time_s": host.now(),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class Wanted:
     """What `vmcreate --machine` was asked for. user None: the image's; disk_bytes None: the image's size, at least.
 
     kernel: what it boots; files: where that is copied from, by the name that it gets.
+    like: gives the planned machine what else it is to have.
     public_key:  the text of the file; key_file: the private one that belongs to it, for our own commands.
     """
 
@@ -61,6 +62,8 @@ class Wanted:
     vsock_cid: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
+    devices: tuple[str, ...] = ()
+    like: Callable[[Machine], Machine] = lambda machine: machine
 
 
 def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Settings) -> Machine:
@@ -86,7 +89,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         claim.check_records(store, first, addresses)
-        machine = _machine(store, wanted, image, user, networks, host.now())
+        machine = wanted.like(_machine(store, wanted, image, user, networks, host.now()))
         taken = claim.Claim(store, machine, networks)
         transaction.apply([taken])
     transaction.apply([*made, Make(store, machine, networks, wanted)])
@@ -107,7 +110,7 @@ def _machine(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
         limits=wanted.limits, ports=wanted.ports, board=wanted.board, kernel=wanted.kernel, vsock_cid=wanted.vsock_cid,
-        shares=wanted.shares,
+        shares=wanted.shares, devices=wanted.devices,
     )
 
 
@@ -186,16 +189,8 @@ def changed(host: Host, store: Store, machine: Machine, change: Change, settings
         access = dataclasses.replace(access, key_file=change.key_file)
     new = dataclasses.replace(machine, nics=(first, *others), access=access)
     files = {seed.PUBLIC_KEY: change.public_key, seed.USER_DATA: change.user_data}
-    same = all(text is None or text == _read(store, machine, file) for file, text in files.items())
+    same = all(text is None or text == seed.own(store, machine, file) for file, text in files.items())
     return None if new == machine and same else dataclasses.replace(new, seed_id=identity.new_uuid())
-
-
-def _read(store: Store, machine: Machine, file: str) -> str:
-    try:
-        with open(os.path.join(store.folder(machine), file), encoding="utf-8") as text:
-            return text.read()
-    except FileNotFoundError:
-        return ""
 
 
 @dataclass(slots=True)
@@ -217,7 +212,7 @@ class Update:
         return f"write the seed of {self.new.name} anew: {', '.join(words)}"
 
     def do(self, host: Host) -> None:
-        self.before = {file: _read(self.store, self.old, file) for file in (seed.PUBLIC_KEY, seed.USER_DATA)}
+        self.before = {file: seed.own(self.store, self.old, file) for file in (seed.PUBLIC_KEY, seed.USER_DATA)}
         self._write(host, self.new, {seed.PUBLIC_KEY: self.change.public_key, seed.USER_DATA: self.change.user_data})
 
     def undo(self, host: Host) -> None:

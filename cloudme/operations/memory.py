@@ -21,6 +21,12 @@ LOOK_S = 1
 """QEMU tells of a balloon that changes once a second at most (monitor/monitor.c)."""
 
 
+def most(host: Host, speaker: Speaker) -> int:
+    """What a machine that runs was started with, in MiB. Raises Busy, NotPermitted."""
+    with monitors.monitor(host, speaker) as monitor:
+        return int(monitor.execute("query-memory-size-summary")["base-memory"]) // MIB
+
+
 def checked(
     host: Host, store: Store, machines: Sequence[Machine], size_mib: int, *, timeout_s: float = HEED_S,
     answer_s: float = ANSWER_S,

@@ -14,7 +14,7 @@ from cloudme.model.network import LINK_LOCAL, Network, eui64
 def of(machine: Machine, networks: Mapping[Name, Network]) -> list[TapCard]:
     """One for each card. networks: those of the cards, at least."""
     return [TapCard(f"net{index}", networks[nic.network].bridge, nic.mac, _guard(machine, nic, networks),
-                    outside=networks[nic.network].shared, vlan=networks[nic.network].vlan)
+                    outside=networks[nic.network].shared, vlan=networks[nic.network].vlan, name=nic.tap or "")
             for index, nic in enumerate(machine.nics)]
 
 

@@ -91,8 +91,10 @@ def test_all_formats_say_the_same() -> None:
     document = {"$schema": "../docs/cloudme.schema.json", **homelab.plain(whole)}
     assert said(json.dumps(document), "cloudme.json") == whole
     assert said(json.dumps(document), "cloudme.yml") == whole
-    assert said('[networks.vlans]\nlan = 10\n[hosts]\ntemplate = "t"\n[machines.a]\nvlan = "lan"', "x.toml") == said(
-        "networks: {vlans: {lan: 10}}\nhosts: {template: t}\nmachines: {a: {vlan: lan}}")
+    toml = ('[networks.vlans.lan]\nid = 10\nprefix = 24\ngateway = "10.1.1.1"\n[hosts]\ntemplate = "t"\n'
+            '[machines.a]\nvlan = "lan"')
+    assert said(toml, "x.toml") == said("networks: {vlans: {lan: {id: 10, prefix: 24, gateway: 10.1.1.1}}}\n"
+                                        "hosts: {template: t}\nmachines: {a: {vlan: lan}}")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "machines:", "# nothing", "networks: {vlans: {}}"])
@@ -110,8 +112,9 @@ def one(text: str, site: str = "") -> planned.Planned:
 
 
 def test_what_is_not_said_follows() -> None:
-    text = "hosts: {template: t, mem: 4G, user: root, vlan: lan}\nnetworks: {vlans: {lan: 7}}\nmachines: {web: %s}"
-    machine = one(text % "{shares: [{source: /srv/x, mount_point: /var/lib/my app}]}")
+    text = ("hosts: {template: t, mem: 4G, user: root, vlan: lan}\n"
+            "networks: {vlans: {lan: {id: 7, cidr: 10.1.1.0/24}}}\nmachines: {web: %s}")
+    machine = one(text % "{shares: [{source: /srv/x, mount_point: /var/lib/my+app}]}")
     assert (machine.mem, machine.declared.user, machine.declared.template) == (4096, "root", "t")
     assert (machine.group, machine.type, machine.hostname, machine.tap_id) == ("homelab", "default", "web", "vm-web")
     assert machine.declared.shares[0].tag == "var-lib-my-app"
@@ -120,7 +123,8 @@ def test_what_is_not_said_follows() -> None:
     assert machine.mac != one(text % "{}", site="another host").mac
     own = one(text % "{image: debian, network: lab, mem: 1G, autostart: false}")
     assert (own.declared.template, own.declared.vlan, own.mem, own.autostart) == (None, None, 1024, False)
-    assert one(text % "{kernel: /boot/vmlinuz}").declared.template is None
+    booted = one(text % "{kernel: /boot/vmlinuz, image: debian}")
+    assert (booted.declared.template, booted.declared.image) == (None, "debian")
 
 
 def test_long_names_are_cut_without_becoming_alike() -> None:

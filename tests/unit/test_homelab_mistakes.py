@@ -27,6 +27,10 @@ def machine(body: str, more: str = "") -> str:
     return f"{LAN}\nmachines:\n  a: {{template: t, {body}}}\n{more}"
 
 
+def micro(body: str) -> str:
+    return f"{LAN}\nmachines:\n  a: {{image: debian-12, kernel: x, machine: microvm, {body}}}\n"
+
+
 def two(one: str, other: str) -> str:
     return machine(one, f"  b: {{template: t, {other}}}")
 
@@ -114,7 +118,7 @@ BEYOND_SCHEMA = [
     ("machines:\n  §%s: {template: t, replicas: 2}" % ("a" * 62),
      f"machines.{'a' * 62}: its name is too long to be counted on: 60 characters at most"),
     (machine("playbook: §none.yml"), "machines.a.playbook: there is no dir/none.yml"),
-    ("machines:\n  §a: {mem: 1G}", "machines.a: template, image or kernel is wanted"),
+    ("machines:\n  §a: {mem: 1G}", "machines.a: template or image is wanted"),
     ("machines:\n  a: {template: §tt}", "machines.a.template: no template 'tt'; 't' is one"),
     ("hosts: {image: §debian12}\nmachines: {a: }", "hosts.image: no image 'debian12'; 'debian-12' is one"),
     (machine("vlan: §lann"), "machines.a.vlan: no VLAN 'lann'; 'lan' is one"),
@@ -151,8 +155,19 @@ BEYOND_SCHEMA = [
      "machines.a.shares[1].tag: two shares have 'q'"),
     (machine("storage: {source: §/srv/gone, mountPoint: /x}"),
      "machines.a.storage.source: there is no /srv/gone; with owner or mode it would be made"),
-    (machine("machine: microvm, gpu: §'01:00.0'"),
+    (micro("gpu: §'01:00.0'"),
      "machines.a.gpu: a machine of type microvm takes no PCI devices: machine: q35 does"),
+    (machine("§machine: microvm").replace("§machine: ", "machine: §"),
+     "machines.a.machine: a microvm boots a kernel, it has no firmware that finds a disk: kernel is wanted"),
+    (f"{LAN}\nmachines: {{a: {{kernel: §x}}}}",
+     "machines.a.kernel: a machine that boots a kernel of its own stands on an image: image is wanted"),
+    (machine("user: §me"), "machines.a.user: a clone has its template's user: user goes with image"),
+    ("networks: {vlan_mode: bridges, uplink: §eth0, vlans: {lan: {id: 5, cidr: 10.1.0.0/24}}}",
+     "networks.uplink: with vlan_mode: bridges each VLAN has a bridge of its own, and no uplink"),
+    ("networks: {vlans: {§lan: 5}}\nmachines: {a: {template: t, vlan: lan}}",
+     "networks.vlans.lan: its network is not known: cidr, gateway, or the ip of a machine says it"),
+    (machine("shares: [§{source: /srv/there, mount_point: /my data}]"),
+     "machines.a.shares[0]: '/my data' is no place for a mount: letters, digits, _ @ . + -, and not /"),
     (machine("mem: 1G, limits: {memory: §1G}"),
      "machines.a.limits.memory: a limit of 1G would kill a machine of 1024 MiB: memory=1152M at least; where it is "
      "emulated, 1G more"),
@@ -230,11 +245,11 @@ def test_too_much_memory_is_a_warning_up_to_the_ratio() -> None:
 
 
 def test_2048_on_a_microvm_is_applied_as_2047_and_said_so() -> None:
-    reading = homelab.parse(machine("machine: microvm, mem: 2048").encode(), "c.yaml", AROUND)
+    reading = homelab.parse(micro("mem: 2048").encode(), "dir/c.yaml", AROUND)
     assert [str(complaint) for complaint in reading.complaints] == [
-        "c.yaml:3:43: machines.a.mem: note: a machine of type microvm hangs with 2048 MiB: it gets 2047"]
+        "dir/c.yaml:3:59: machines.a.mem: note: a machine of type microvm hangs with 2048 MiB: it gets 2047"]
     reading.demand()
-    assert complaints(machine("machine: microvm, mem: 2047")) == complaints(machine("mem: 2048")) == []
+    assert complaints(micro("mem: 2047")) == complaints(machine("mem: 2048")) == []
 
 
 def test_a_share_is_made_where_its_owner_is_said_and_files_are_looked_for_beside_the_file() -> None:

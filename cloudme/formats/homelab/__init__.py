@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class Reading:
         return self.homelab
 
 
-def read(path: str, around: Surroundings = NOTHING_KNOWN, *, site: str = "") -> Reading:
+def read(path: str, around: Surroundings = NOTHING_KNOWN, *, site: str = "",
+         made: Callable[[Homelab], Homelab] = lambda homelab: homelab) -> Reading:
     """Read a file; see `parse`. Raises NotFound, StoreError."""
     try:
         with open(path, "rb") as file:
@@ -45,13 +46,15 @@ def read(path: str, around: Surroundings = NOTHING_KNOWN, *, site: str = "") -> 
         raise NotFound(f"no file {path}") from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    return parse(content, path, around, site=site)
+    return parse(content, path, around, site=site, made=made)
 
 
-def parse(content: bytes, file: str, around: Surroundings = NOTHING_KNOWN, *, site: str = "") -> Reading:
+def parse(content: bytes, file: str, around: Surroundings = NOTHING_KNOWN, *, site: str = "",
+          made: Callable[[Homelab], Homelab] = lambda homelab: homelab) -> Reading:
     """Read what is in a file, and check it against what is around. file: its suffix says what it is.
 
     site:  a text that only this host has, as in `planned`.
+    made:  makes another one of it, before it is looked at as a whole.
     """
     suffix = os.path.splitext(file)[1]
     if suffix not in located.SUFFIXES:
@@ -63,7 +66,7 @@ def parse(content: bytes, file: str, around: Surroundings = NOTHING_KNOWN, *, si
             Complaint(file=file, line=wrong.line, column=wrong.column, path="", what=wrong.what)
             for wrong in error.mistakes))
     reader = Reader(file, places)
-    homelab = _homelab(reader, document)
+    homelab = made(_homelab(reader, document))
     for remark in checks.every(homelab, around, folder=os.path.dirname(file), site=site, told=reader.told):
         reader.remark(remark)
     return Reading(homelab=homelab, complaints=tuple(sorted(

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Interface
 
-from cloudme.errors import UsageError
+from cloudme.errors import SpecError, UsageError
 from cloudme.model import limits
-from cloudme.model.homelab import planned
-from cloudme.model.homelab.nouns import Board, Homelab, Remark, Severity
+from cloudme.model.definitions import borrowed
+from cloudme.model.definitions.nouns import HostConfiguration
+from cloudme.model.homelab import intent, planned
+from cloudme.model.homelab.nouns import Board, Homelab, Remark, Severity, VlanMode
 from cloudme.model.homelab.planned import Planned
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.model.share import SHARES_MAX
 from cloudme.model.units import MIB, human
 
 
@@ -28,6 +31,7 @@ class Surroundings:
 
     templates: their memory in MiB, by name.   default_mib: the memory of a machine that stands on none.
     networks:  those of `cmnet`.               tags: those of the host configuration.
+    configuration: that of the host, which says what its tags bring.
     exists:    whether there is a file or folder of this path; a relative one is from the file's folder.
     """
 
@@ -37,6 +41,7 @@ class Surroundings:
     images: Collection[str] | None = None
     networks: Collection[str] | None = None
     tags: Collection[str] | None = None
+    configuration: HostConfiguration | None = None
     exists: Callable[[str], bool] | None = None
 
 
@@ -59,7 +64,8 @@ def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str
     yield from _origins(homelab, machines, around, told)
     yield from _places(homelab, machines, around, told)
     if around.tags is not None:
-        yield from _tags(homelab, around.tags)
+        yield from _tags(homelab, around.tags, around.configuration)
+    yield from _kinds(homelab, machines, told)
     yield from _clashes(machines)
     yield from _addresses(homelab, machines)
     yield from _shares(homelab)
@@ -125,7 +131,7 @@ def _origins(
         named = machine.declared.template or machine.declared.image or machine.declared.kernel
         if not named and not any(_said(told, f"{at}.{key}") for key in ("template", "image", "kernel")
                                  for at in (own, "hosts")):
-            yield Remark(own, "template, image or kernel is wanted", of_key=True)
+            yield Remark(own, "template or image is wanted", of_key=True)
 
 
 def _values(homelab: Homelab, key: str) -> Iterator[tuple[str, str]]:
@@ -155,12 +161,42 @@ def _places(
             yield Remark(f"machines.{machine.entry}.tap_id", f"{machine.tap_id} is the host's own")
 
 
-def _tags(homelab: Homelab, known: Collection[str]) -> Iterator[Remark]:
+def _kinds(homelab: Homelab, machines: list[Planned], told: Collection[str]) -> Iterator[Remark]:
+    """What does not go together, once defaults are in."""
+    if homelab.networks.vlan_mode is VlanMode.bridges:
+        for key in ("bridge", "uplink"):
+            if getattr(homelab.networks, key):
+                yield Remark(f"networks.{key}", "with vlan_mode: bridges each VLAN has a bridge of its own, and no "
+                             "uplink")
+    for vlan in dict.fromkeys(machine.declared.vlan for machine in machines):
+        if vlan in homelab.networks.vlans and planned.subnet(homelab, vlan or "") is None \
+                and not _said(told, f"networks.vlans.{vlan}"):
+            yield Remark(f"networks.vlans.{vlan}", "its network is not known: cidr, gateway, or the ip of a machine "
+                         "says it", of_key=True)
+    for machine in _first_of_each(machines):
+        path, declared = f"machines.{machine.entry}", machine.declared
+        if declared.kernel and not declared.image:
+            yield Remark(f"{path}.kernel", "a machine that boots a kernel of its own stands on an image: image "
+                         "is wanted")
+        if machine.board is Board.microvm and not declared.kernel:
+            yield Remark(f"{path}.machine", "a microvm boots a kernel, it has no firmware that finds a disk: "
+                         "kernel is wanted")
+        if homelab.machines[machine.entry].user and declared.template:
+            yield Remark(f"{path}.user", "a clone has its template's user: user goes with image")
+
+
+def _tags(homelab: Homelab, known: Collection[str], configuration: HostConfiguration | None) -> Iterator[Remark]:
     for entry, declared in homelab.machines.items():
         for number, tag in enumerate(declared.tags):
             if tag not in known:
                 yield Remark(f"machines.{entry}.tags[{number}]",
                              _unknown("tag", tag, known) + " in the host configuration")
+        try:
+            if configuration:
+                borrowed.of_tags([tag for tag in declared.tags if tag in known], configuration)
+        except SpecError as error:
+            for line in error.message.splitlines():
+                yield Remark(f"machines.{entry}.tags", line)
 
 
 ALONE: dict[str, Callable[[Planned], Iterable[object]]] = {
@@ -225,6 +261,12 @@ def _shares(homelab: Homelab) -> Iterator[Remark]:
                     yield Remark(f"{path}.{key}", f"two shares have '{value}'")
                     break
                 seen.add((key, value))
+            try:
+                intent.shared(share)
+            except UsageError as error:
+                yield Remark(path, error.message)
+        if len(machine.declared.shares) > SHARES_MAX:
+            yield Remark(f"machines.{machine.entry}.shares", f"{SHARES_MAX} shares at most")
 
 
 def _hardware(machines: list[Planned]) -> Iterator[Remark]:

@@ -50,7 +50,7 @@ def planned(homelab: Homelab, *, site: str = "") -> list[Planned]:
     """All machines, in the file's order. site: a text that only this host has: MACs are to differ from other hosts'."""
     return [_one(name, entry, number, declared, site)
             for entry, written in homelab.machines.items()
-            for declared in [_with_defaults(written, homelab.hosts)]
+            for declared in [with_defaults(written, homelab.hosts)]
             for number, name in enumerate(names(entry, written))]
 
 
@@ -59,10 +59,10 @@ def names(entry: Name, declared: Declared) -> list[Name]:
     return [entry] if declared.replicas is None else [numbered(entry, at) for at in range(declared.replicas)]
 
 
-def _with_defaults(declared: Declared, hosts: Defaults) -> Declared:
+def with_defaults(declared: Declared, hosts: Defaults) -> Declared:
     fields = {field.name for field in dataclasses.fields(Defaults)} - {"memory_ratio"}
     if declared.kernel:
-        fields -= {"template", "image"}
+        fields -= {"template"}
     for pair in TOGETHER:
         if any(getattr(declared, key) is not None for key in pair):
             fields -= set(pair)
@@ -75,7 +75,7 @@ def _one(name: Name, entry: Name, number: int, declared: Declared, site: str) ->
     return Planned(
         name=name, entry=entry,
         declared=dataclasses.replace(
-            declared, ip=_further(declared.ip, number), shares=tuple(map(_tagged, declared.shares)),
+            declared, ip=_further(declared.ip, number), shares=tuple(map(tagged, declared.shares)),
             vsock_cid=declared.vsock_cid + number if declared.vsock_cid is not None else None),
         group=declared.group or GROUP, type=declared.type or Name(DEFAULT_TYPE), board=board,
         mem=HANGS_MIB - 1 if hangs(board, declared.mem) else declared.mem,
@@ -93,7 +93,7 @@ def _further(address: IPv4Address | None, steps: int) -> IPv4Address | None:
     return address + steps if address is not None and int(address) + steps < 1 << 32 else None
 
 
-def _tagged(share: Share) -> Share:
+def tagged(share: Share) -> Share:
     words = re.sub("[^A-Za-z0-9_.-]", "-", share.mount_point.strip("/"))
     return share if share.tag else dataclasses.replace(share, tag=_short(words, TAG_MAX))
 
@@ -101,6 +101,11 @@ def _tagged(share: Share) -> Share:
 def tap(name: str) -> str:
     """The name of a machine's tap: 'vm-vault'."""
     return _short(f"vm-{name}", INTERFACE_NAME_MAX)
+
+
+def bridge(vlan: str) -> str:
+    """The name of a VLAN's bridge, where each has one: 'cm-services'."""
+    return _short(f"cm-{vlan}", INTERFACE_NAME_MAX)
 
 
 def _short(text: str, length: int) -> str:

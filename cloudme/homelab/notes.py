@@ -1,0 +1,76 @@
+"""What was applied: the part of files that records of machines have no place for, and whose machines they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from cloudme.errors import NotFound, StoreError
+from cloudme.formats import homelab as homelab_format
+from cloudme.model.homelab.nouns import Homelab
+from cloudme.store import Store, reported, write_atomic
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """homelab: as it was applied. folder: of its file. configured: the digests of playbooks, by the machine's name."""
+
+    homelab: Homelab = field(default_factory=Homelab)
+    folder: str = ""
+    configured: dict[str, str] = field(default_factory=dict)
+
+
+def read(store: Store) -> Notes:
+    """Raises StoreError."""
+    path = store.world.homelab
+    try:
+        with open(path, encoding="utf-8") as file:
+            raw = json.load(file)
+        if raw["version"] != VERSION:
+            raise StoreError(f"{path} was written by a newer cloudMe (format {raw['version']})", hint="update cloudMe")
+        found = homelab_format.parse(json.dumps(raw["homelab"]).encode(), f"{path}.json")
+        return Notes(homelab=found.homelab, folder=raw["folder"], configured=dict(raw["configured"]))
+    except FileNotFoundError:
+        return Notes()
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no note of cloudMe: {error}", hint=f"without it, what it says is forgotten: "
+                         f"rm {path}") from error
+
+
+def write(store: Store, notes: Notes) -> None:
+    path = store.world.homelab
+    raw = {"version": VERSION, "folder": notes.folder, "homelab": homelab_format.plain(notes.homelab),
+           "configured": notes.configured}
+    with reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    write_atomic(path, json.dumps(raw, indent=2) + "\n")
+
+
+def merged(old: Notes, homelab: Homelab, folder: str, entries: Collection[str], gone: Collection[str]) -> Notes:
+    """With these entries as the file has them, and without those that are gone; others stay as they were."""
+    machines = {name: declared for name, declared in old.homelab.machines.items() if name not in gone}
+    machines |= {name: declared for name, declared in homelab.machines.items() if name in entries}
+    order = {name: number for number, name in enumerate(homelab.machines)}
+    known = sorted(machines, key=lambda name: order.get(name, len(order)))
+    return dataclasses.replace(old, folder=folder, homelab=dataclasses.replace(
+        homelab, machines={name: machines[name] for name in known}))
+
+
+def digest(path: str) -> str:
+    """Of a playbook: where it is, and what it says. Raises NotFound."""
+    return hashlib.sha256(path.encode() + b"\0" + content(path)).hexdigest()
+
+
+def content(path: str) -> bytes:
+    """Of a file that the homelab's names. Raises NotFound."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}") from error
