@@ -21,7 +21,7 @@ def svg(screen: str, title: str) -> str:
                       color_system="truecolor", legacy_windows=False)
     console.print(*lines, sep="\n", no_wrap=True, crop=True)
     drawn = console.export_svg(title=title, theme=DIMMED_MONOKAI, font_aspect_ratio=ASPECT, unique_id="screen")
-    drawn = re.sub(r" *@font-face {.*?}\n", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r" +$", "", re.sub(r" *@font-face {.*?}\n", "", drawn, flags=re.DOTALL), flags=re.MULTILINE)
     return drawn.replace('-matrix">', '-matrix" xml:space="preserve">')  # else some drop blanks at the head of a text
 
 
