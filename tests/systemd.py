@@ -76,7 +76,8 @@ class Booted:
         self._init = init
         if not os.path.exists(f"/proc/{init}/root/run/systemd/private"):
             return False
-        return self.call("systemctl", "is-system-running", "--wait", timeout_s=timeout_s).stdout.strip() in ("running", "degraded")
+        ended = self.call("systemctl", "is-system-running", "--wait", timeout_s=timeout_s)
+        return ended.stdout.strip() in ("running", "degraded")
 
     def stop(self, timeout_s: float = ENDED_S) -> None:
         """Have it end in order, within that time, else at once; nothing is left of it but its folder."""

@@ -32,7 +32,7 @@ def host(image: str, cloud: Cloud) -> Iterator[Booted]:
             shutil.copyfile(f"{cloud.home}/images/{image}.{suffix}", images / f"debian.{suffix}")
         it.path("/etc/cloudme").mkdir()
         it.path(FILE).write_text(TEXT, encoding="utf-8")
-        it.path("/root/.ssh").mkdir(mode=0o700)
+        it.path("/root/.ssh").mkdir(mode=0o700, exist_ok=True)
         it.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
         it.run("systemctl", "enable", UNIT)
         yield it
