@@ -10,15 +10,32 @@ from pathlib import Path
 import pytest
 
 from cloudme.host import cgroup
+from cloudme.model.groups import Group
+from cloudme.model.machine import Limits
 from tests.conftest import ROOT
+from tests.contract.test_systemd import Within
+from tests.systemd import booted
 
 pytestmark = pytest.mark.contract
 
 PROGRAMS = ("sbin/cmapply", "bin/vmstop")
 
 
-def links(what: str, prefix: Path) -> None:
-    subprocess.run([ROOT / "tools/links", what, prefix], check=True, env={"PATH": os.environ["PATH"]})
+INSTEAD = """\
+[Unit]
+ConditionPathExists=
+[Service]
+ExecStart=
+ExecStart=true
+ExecStop=
+ExecStop=sh -c 'sleep 2; kill -0 {pid} && touch {witness}'
+"""
+WITNESS = "/var/lib/it-was-alive"
+
+
+def links(what: str, prefix: Path, root: Path | str = "") -> None:
+    subprocess.run([ROOT / "tools/links", what, prefix], check=True,
+                   env={"PATH": os.environ["PATH"], "DESTDIR": str(root)})
 
 
 @pytest.fixture
@@ -58,3 +75,20 @@ def test_it_goes_as_it_came(prefix: Path) -> None:
     assert unit(prefix, "system").exists() and not unit(prefix, "system").is_symlink()
     links("remove", prefix)
     assert sorted(prefix.rglob("*")) == before
+
+
+def test_when_the_host_goes_down_machines_live_until_it_has_stopped() -> None:
+    with booted() as host:
+        host.path("/usr/local/lib/cloudme").mkdir(parents=True)
+        links("make", Path("/usr/local"), host.root)
+        pid = int(host.run("sh", "-c", "sleep infinity >/dev/null 2>&1 & echo $!"))
+        limits = Limits()
+        cgroup.Scopes(Within(host), "/", "/").hold(Group(name="web00", limits=limits, own=limits, folder="/"), pid)
+        assert cgroup.STOPPER in host.show("cloudme-web00.scope", "Before").split()
+        own = host.path(f"/etc/systemd/system/{cgroup.STOPPER}.d")
+        own.mkdir()
+        own.joinpath("test.conf").write_text(INSTEAD.format(pid=pid, witness=WITNESS), encoding="utf-8")
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "start", cgroup.STOPPER)
+        host.stop(60)
+        assert host.path(WITNESS).exists()
