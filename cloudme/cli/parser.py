@@ -60,6 +60,14 @@ class Parser(argparse.ArgumentParser):
             "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
         cli.complete(realm, "realms")
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
+    ) -> argparse.Namespace:
+        """Options may stand between names: FILE --restart NAME."""
+        if self.takes_command or self._subparsers:
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
+
     def parse_known_args(  # type: ignore[override]  # its overloads say no more
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
