@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from cloudme import forwards, layout, monitors
 from cloudme.errors import CloudMeError
 from cloudme.model.machine import Machine
-from cloudme.model.network import Network
 from cloudme.model.ports import Host
 from cloudme.store import Store
 
@@ -62,20 +61,17 @@ def _off(machine: Machine) -> Answer:
 
 def _macs(host: Host, store: Store, machines: Sequence[Machine]) -> dict[str, str | None]:
     """Who has the address of each machine: name -> MAC, None for nobody. Those that nobody may ask for are left out."""
-    bridges: dict[str, list[Machine]] = {}
+    links: dict[str, list[Machine]] = {}
     for machine in machines:
         if machine.nics and machine.nics[0].address and not store.is_outside(machine):
-            bridges.setdefault(_bridge(store.network(machine.nics[0].network)), []).append(machine)
+            network = store.network(machine.nics[0].network)
+            links.setdefault(network.link if network else "", []).append(machine)
     found: dict[str, str | None] = {}
-    for bridge, those in bridges.items():
+    for link, those in links.items():
         with contextlib.suppress(CloudMeError):
-            answers = host.net.arp(bridge, [str(machine.nics[0].address) for machine in those])
+            answers = host.net.arp(link, [str(machine.nics[0].address) for machine in those])
             found |= {machine.name: answers.get(str(machine.nics[0].address)) for machine in those}
     return found
-
-
-def _bridge(network: Network | None) -> str:
-    return network.bridge if network else ""
 
 
 def _one(host: Host, store: Store, machine: Machine, macs: Mapping[str, str | None], timeout_s: float) -> Answer:

@@ -100,6 +100,19 @@ def test_ports_that_are_open_are_tried_one_by_one_and_ranges_are_not(here: Here)
     assert (here.of("web00").ports, here.of("web00").ok) == ({"tcp/80": "open", "tcp/8200": "closed"}, False)
 
 
+def test_a_vlan_is_asked_on_its_own_link(here: Here) -> None:
+    asked: list[str] = []
+
+    class Listening(fakes.FakeNet):
+        def arp(self, bridge: str, *_: object, **__: object) -> dict[str, str]:
+            asked.append(bridge)
+            return {"198.51.100.7": MAC}
+
+    here.store.publish_network(dataclasses.replace(here.store.designed(Settings()), bridge="vmbr0", vlan=10))
+    here.host = dataclasses.replace(here.host, net=Listening())
+    assert (here.of("web00").arp, asked) == ("ok", ["vmbr0.10"])
+
+
 def test_what_may_not_be_asked_does_not_fail(here: Here) -> None:
     class Forbidden(fakes.FakeNet):
         def arp(self, *_: object, **__: object) -> dict[str, str]:
