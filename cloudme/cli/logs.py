@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 
 from cloudme import cli, defined, layout
 from cloudme.cli import chooser, selection, sharing
@@ -45,29 +46,38 @@ def chosen(args: argparse.Namespace, store: Store) -> list[Machine]:
 
 
 def _each(machines: Sequence[Machine], read: Callable[[Machine, Heard], None]) -> int:
-    """All at once. Threads that wait for words that may never come are left behind when we are interrupted."""
+    """All at once. Threads that wait for words that may never come are left behind when we are interrupted, or when one
+    fails as no log does: nobody reads what we print, say."""
     if len(machines) == 1:
         read(machines[0], _say)
         return 0
     width = max(len(machine.name) for machine in machines)
-    lock, failed = threading.Lock(), []
+    lock, ended = threading.Lock(), SimpleQueue[Exception | None]()
 
     def one(machine: Machine) -> None:
         lines = Lines(machine.name.ljust(width) + "  ", lock)
+        failure: Exception | None = None
         try:
-            read(machine, lines.heard)
+            try:
+                read(machine, lines.heard)
+            finally:
+                lines.end()
         except CloudMeError as error:
+            failure = error
             with lock:
-                failed.append(error)
                 print(f"{os.path.basename(sys.argv[0])}: {machine.name}: {error.message}", file=sys.stderr, flush=True)
-        finally:
-            lines.end()
+        except Exception as error:
+            failure = error
+        ended.put(failure)
 
-    threads = [threading.Thread(target=one, args=(machine,), daemon=True) for machine in machines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for machine in machines:
+        threading.Thread(target=one, args=(machine,), daemon=True).start()
+    failed: list[CloudMeError] = []
+    for _ in machines:
+        if isinstance(error := ended.get(), CloudMeError):
+            failed.append(error)
+        elif error:
+            raise error
     return failed[0].exit_status if failed else 0
 
 

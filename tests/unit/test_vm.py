@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -283,3 +284,17 @@ def test_all_that_run_are_stopped_by_who_says_yes(command: Callable[..., Ended])
         assert command("vmstop", "--all", "-d", "-y").status == command("vmstop", "--all", "web00").status == 64
     finally:
         os.close(lock)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("a bug")])
+def test_what_fails_as_no_log_does_ends_the_reading_of_all(error: Exception) -> None:
+    over = threading.Event()
+
+    def read(machine: Machine, heard: logs.Heard) -> None:
+        if machine.name == "web00":
+            raise error
+        over.wait()
+
+    with pytest.raises(type(error)):
+        logs._each([made("web00"), made("web01")], read)
+    over.set()
