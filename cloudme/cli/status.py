@@ -7,8 +7,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from cloudme import cli
 from cloudme.cli import selection
@@ -20,6 +20,8 @@ from cloudme.store import Store
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+T = TypeVar("T")
 
 INTERVAL_S, WATCH_S = 0.5, 2.0
 """Over how long the CPU's part is taken: short for who waits for the answer, calm for who looks on."""
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace, store: Store, host: Host) -> None:
 
     if args.watch:
         watch(read, as_json=args.json)
+        return
     found = read()
     if args.json:
         cli.print_json([document(one) for one in found])
@@ -72,11 +75,18 @@ def uptime(seconds: float) -> str:
     return f"{minutes}m" if minutes else f"{whole}s"
 
 
-def watch(read: Callable[[], list[Status]], *, as_json: bool) -> NoReturn:
+def rounds(read: Callable[[], T]) -> Iterator[T]:
+    """What it returns, one each WATCH_S. Where a machine runs, reading takes that long; else it takes no time."""
+    while True:
+        until = time.monotonic() + WATCH_S
+        yield read()
+        time.sleep(max(until - time.monotonic(), 0))
+
+
+def watch(read: Callable[[], list[Status]], *, as_json: bool) -> None:
     """Again and again, until interrupted: a live table on a terminal, else what is new below what was."""
     if as_json or not sys.stdout.isatty():
-        while True:
-            found = read()
+        for found in rounds(read):
             if as_json:
                 print(json.dumps([document(one) for one in found]))
             else:
@@ -85,8 +95,8 @@ def watch(read: Callable[[], list[Status]], *, as_json: bool) -> NoReturn:
     from rich.live import Live
 
     with Live(screen=True, auto_refresh=False) as live:
-        while True:
-            live.update(table(read()), refresh=True)
+        for found in rounds(read):
+            live.update(table(found), refresh=True)
 
 
 def table(found: list[Status]) -> Table:

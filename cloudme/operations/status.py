@@ -100,7 +100,7 @@ def _seen(host: Host, store: Store, machines: Sequence[Machine], interval_s: flo
     after, passed = _spent(host, pids.values()), time.monotonic() - began
     for machine, answer in zip(alive, answers, strict=True):
         pid = pids.get(layout.lock(store.folder(machine)))
-        percent = 100 * (after[pid] - before[pid]) / passed if pid else None
+        percent = 100 * max(after[pid] - before[pid], 0) / passed if pid else None  # it may have ended meanwhile
         found[machine.name] = Seen("running", pid, percent, None if isinstance(answer, CloudMeError) else answer)
     return found
 

@@ -179,3 +179,22 @@ def test_the_live_table_takes_no_word_of_a_guest_for_a_style(here: Here) -> None
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(shown.table([one]))
     assert "[red]no[/]" in console.export_text()
+
+
+def test_watching_takes_its_time_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("cloudme.cli.status.time.sleep", slept.append)
+    rounds = shown.rounds(list[status.Status])
+    assert [next(rounds), next(rounds)] == [[], []]
+    assert len(slept) == 1 and 0 < slept[0] <= shown.WATCH_S
+
+
+def test_a_machine_that_ends_meanwhile_took_nothing(here: Here) -> None:
+    texts = iter([STAT.format(150), ""])
+
+    class Ending(fakes.FakeFiles):
+        def read(self, path: str) -> str | None:
+            return next(texts) if path.endswith("/stat") else None
+
+    here.host = dataclasses.replace(here.host, files=Ending({}))
+    assert here.of("web00").cpu_percent == 0
