@@ -53,6 +53,7 @@ def check(host: Host, store: Store, machine: Machine) -> None:
     with host.qemu.monitor(layout.socket(store.run_folder(machine), "qmp.0")) as monitor:
         ports = {port["label"]: port["frontend-open"] for port in monitor.execute("query-chardev")}
         running = ".".join(str(monitor.execute("query-version")["qemu"][part]) for part in ("major", "minor", "micro"))
+        why = _of_vsock(machine, monitor) or why
     if "identity" not in ports:
         why = "it was started by an older cloudMe (vmrestart)"
     elif not ports.get("agent"):
@@ -219,6 +220,14 @@ class Moment:
     def _end_keeper(self, host: Host) -> None:
         host.qemu.kill(layout.lock(self.folder))
         shutil.rmtree(self.store.world.fork_run(self.fork), ignore_errors=True)
+
+
+def _of_vsock(machine: Machine, monitor: Monitor) -> str:
+    """Why a vsock keeps it from being forked; ''. One that goes on from a RAM image itself has none."""
+    if machine.vsock_cid is not None and any(
+            device["qdev_id"] == hardware.VSOCK for bus in monitor.execute("query-pci") for device in bus["devices"]):
+        return "it was booted with a vsock, which is not in what clones go on from"
+    return ""
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import pytest
 from cloudme import claim, layout
 from cloudme.errors import AlreadyExists, CloudMeError, HostUnavailable, NotFound, NotPermitted
 from cloudme.model.machine import Machine
-from cloudme.operations import power
-from cloudme.store import Store
+from cloudme.operations import forks, power
+from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.conftest import Ended
 from tests.unit.test_vm import made
@@ -54,6 +54,33 @@ def test_it_is_reached_without_an_address(store: Store, web00: Machine) -> None:
         store.target(web00)
     with pytest.raises(NotFound, match="no vsock"):
         store.target(machine("web01"), vsock=True)
+
+
+@pytest.mark.parametrize(("devices", "refused"), [(["vsock"], True), (["nic0", ""], False)])
+def test_who_was_booted_with_one_is_not_forked(
+    store: Store, web00: Machine, devices: list[str], refused: bool,
+) -> None:
+    host = fakes.host()
+    assert isinstance(host.qemu, fakes.FakeHypervisor)
+    host.qemu.told.answers = {
+        "query-chardev": [{"label": label, "frontend-open": True} for label in ("agent", "identity")],
+        "query-version": {"qemu": {"major": 7, "minor": 2, "micro": 22}},
+        "query-pci": [{"devices": [{"qdev_id": device} for device in devices]}],
+    }
+    held = take_lock(layout.lock(store.folder(web00)))
+    try:
+        if refused:
+            with pytest.raises(HostUnavailable, match="with a vsock"):
+                forks.check(host, store, web00)
+        else:
+            forks.check(host, store, web00)
+    finally:
+        os.close(held)
+
+
+def test_it_goes_with_no_other_way_than_ssh(command: Callable[..., Ended]) -> None:
+    assert command("vm", "--vsock", "--proxy", "web00").status == 64
+    assert command("vm", "--vsock", "--graphic", "web00").status == 64
 
 
 def test_vm_says_what_is_missing(command: Callable[..., Ended]) -> None:
