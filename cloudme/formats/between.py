@@ -96,17 +96,18 @@ def _forward() -> list[str]:
 
 
 def _output() -> list[str]:
-    """The host's own connections: besides to the ports, by ssh, and by what vmexpose leads in."""
+    """The host's own connections: besides to the ports, by ssh, and by what vmexpose leads in. DHCP's and DNS's answers
+    are no new connections, but for dnsmasq's to a client that has no address yet."""
     led = [f"\toifname @ours {ip} daddr . meta l4proto . th dport @led{end} accept MARK"
            for _, ip, _, _, end in FAMILIES]
     return ["chain output {", "\ttype filter hook output priority filter; policy accept;",
             "\toifname @ours ct state established,related accept MARK",
+            "\toifname @ours udp sport 67 udp dport 68 accept MARK",
             f"\toifname @ours tcp dport {SSH} accept MARK", *led, "\toifname @ours jump ports MARK", "}"]
 
 
 def _ports() -> list[str]:
-    """DHCP's and DNS's answers are no new connections, but for dnsmasq's to a client that has no address yet."""
-    lines = ["chain ports {", "\tudp sport 67 udp dport 68 return MARK"]
+    lines = ["chain ports {"]
     for _, ip, _, icmp, end in FAMILIES:
         lines += [f"\t{ip} daddr . meta l4proto . th dport @open{end} return MARK",
                   f"\t{ip} daddr @listed{end} meta l4proto != {icmp} {REJECT} MARK"]
