@@ -133,7 +133,7 @@ def check_records(store: Store, network: Network, addresses: Sequence[str], *, o
 def check_free(host: Host, store: Store, network: Network, addresses: Sequence[str], *, own: str = "") -> None:
     """Likewise, and nobody answers at them. That takes a second: not under the store's lock."""
     check_records(store, network, addresses, own=own)
-    if not addresses or network.shared or not host.net.bridge_exists(network.bridge):
+    if not addresses or network.shared or not host.net.link_exists(network.link):
         return
     for link in host.net.links().values():
         if taken := {str(own_address.ip) for own_address in link.addresses} & set(addresses):

@@ -312,6 +312,9 @@ class FakeNet:
     def bridge_exists(self, bridge: str) -> bool:
         return bridge in self.bridges or (bridge in self.known and self.known[bridge].kind == "bridge")
 
+    def link_exists(self, link: str) -> bool:
+        return link in self.bridges or link in self.known
+
     def links(self) -> Mapping[str, Link]:
         return dict(self.known)
 

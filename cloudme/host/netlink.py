@@ -66,6 +66,12 @@ class Links:
                 return False
         return info.tobytes()[4:36].rstrip(b"\0") == b"bridge"
 
+    def link_exists(self, link: str) -> bool:
+        try:
+            return bool(socket.if_nametoindex(link))
+        except OSError:
+            return False
+
     def neighbour(self, address: str) -> str:
         with open("/proc/thread-self/net/arp", encoding="ascii") as file:
             for fields in (line.split() for line in file):
@@ -169,7 +175,10 @@ class Links:
 
     def unplug(self, link: str) -> None:
         with _netlink() as netlink:
-            netlink.link("set", index=_index(link), master=0, state="down")
+            index = _index(link)
+            netlink.link("set", index=index, master=0)
+            if not any(one.get_attr("IFLA_LINK") == index and _kind(one) == "vlan" for one in netlink.get_links()):
+                netlink.link("set", index=index, state="down")
 
     def datagram(self, address: str, port: int, payload: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

@@ -111,6 +111,9 @@ class Net(Protocol):
 
     def bridge_exists(self, bridge: str) -> bool: ...
 
+    def link_exists(self, link: str) -> bool:
+        """Of any kind."""
+
     def taps(self, cards: Sequence[TapCard]) -> list[int]:
         """Make a tap for each card and return the descriptors; a tap is gone when the last copy of its own is closed.
 
@@ -185,7 +188,8 @@ class Net(Protocol):
         """Make a link a port of `bridge`, and set it up. Raises HostUnavailable where one of them is missing."""
 
     def unplug(self, link: str) -> None:
-        """Set a link down, and take it out of its bridge, if it is in one. Likewise."""
+        """Take a link out of its bridge, if it is in one, and set it down, if no VLAN's link stands on it.
+        Likewise."""
 
     def forwarding(self) -> bool:
         """Whether IPv4 is forwarded here."""

@@ -72,12 +72,12 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
     for network in networks:
         if network.shared and not host.outside.bridge_exists(network.bridge):
             raise HostUnavailable(f"root's bridge '{network.bridge}' is not there", hint="sudo cmnet start")
-        if not network.shared and not host.net.bridge_exists(network.bridge):
+        if not network.shared and not (host.net.bridge_exists(network.bridge) and host.net.link_exists(network.link)):
             where = f" in realm '{store.world.realm}'" if store.world.realm else ""
             option = f" --realm {store.world.realm}" if store.world.realm else ""
             sudo = "" if store.world.rootless else "sudo "
             name = "" if network.name == DEFAULT_NETWORK else f" {network.name}"
-            raise HostUnavailable(f"there is no bridge '{network.bridge}'{where}", hint="cmcheck bridge"
+            raise HostUnavailable(f"there is no bridge '{network.link}'{where}", hint="cmcheck bridge"
                                   if network.external else f"{sudo}cmnet start{name}{option}")
     _check_units(host, store, [machine for machine in machines if machine.definition])
     for machine in [machine for machine in machines if not machine.definition]:

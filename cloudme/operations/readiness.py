@@ -212,8 +212,8 @@ class Watch:
         network = self.store.network(self.machine.nics[0].network) if self.machine.nics else None
         if network is None:
             return ""
-        if not self.host.net.bridge_exists(network.bridge):
-            return f"the bridge {network.bridge} is gone"
+        if not self.host.net.link_exists(network.link):
+            return f"the bridge {network.link} is gone"
         if network.external:
             return ""
         world = self.store.world

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudme import between
-from cloudme.errors import AlreadyExists, CommandFailed, ConfigError, HostUnavailable, UsageError
+from cloudme.errors import AlreadyExists, Busy, CommandFailed, ConfigError, HostUnavailable, UsageError
 from cloudme.formats import between as rules
 from cloudme.formats import dhcp
 from cloudme.model import openports
@@ -24,7 +24,7 @@ from cloudme.model.names import Name
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations import networks, opening
+from cloudme.operations import networks, opening, power
 from cloudme.operations.networks import trunks
 from cloudme.operations.networks.truth import HostFiles
 from cloudme.qemu import taps
@@ -161,6 +161,7 @@ def test_each_thing_that_is_amiss_has_its_step(link: str, broken: dict[str, Any]
     (Link(name="vmbr0.10", kind="bridge"), AlreadyExists, "is not that of network"),
     (Link(name="eth1", master="br0"), AlreadyExists, "is a port of br0"),
     (Link(name="eth1", addresses=(IPv4Interface("192.0.2.7/24"),)), AlreadyExists, "which it would lose"),
+    (Link(name="eth1", addresses6=(IPv6Interface("2001:db8::7/64"),)), AlreadyExists, "which it would lose"),
 ])
 def test_what_is_somebody_elses_stays_so(
     store: Store, host: Host, files: HostFiles, link: Link, error: type[Exception], words: str,
@@ -171,6 +172,32 @@ def test_what_is_somebody_elses_stays_so(
     with pytest.raises(error, match=words):
         go(networks.start, host, store, MANAGEMENT, files)
     assert host.net.links() == before and store.network("management") is None
+
+
+@pytest.mark.parametrize(("network", "pvid"), [
+    (SERVICES, 20), (dataclasses.replace(DEFAULT, name=Name("plain"), bridge="br1"), 1),
+    (dataclasses.replace(DEFAULT, name=Name("plain"), bridge="br1"), None),
+])
+def test_a_network_with_somebodys_tap_does_not_stop(
+    store: Store, host: Host, files: HostFiles, network: Network, pvid: int | None,
+) -> None:
+    """As soon as one bridge keeps VLANs apart, the kernel tells those of all: a plain one's ports are in its own, 1."""
+    go(networks.create, host, store, network, files)
+    assert isinstance(host.net, fakes.FakeNet)
+    host.net.known["tap7"] = Link(name="tap7", kind="tun", master=network.bridge, pvid=pvid)
+    with pytest.raises(Busy, match="in use by tap7"):
+        go(networks.stop, host, store, network, files)
+
+
+def test_a_vlan_that_is_stopped_is_not_there_though_its_bridge_is(
+    store: Store, host: Host, files: HostFiles,
+) -> None:
+    for network in (MANAGEMENT, SERVICES):
+        go(networks.create, host, store, network, files)
+    go(networks.stop, host, store, SERVICES, files)
+    power.check(host, store, [], [MANAGEMENT])
+    with pytest.raises(HostUnavailable, match=r"no bridge 'vmbr0\.20'"):
+        power.check(host, store, [], [SERVICES])
 
 
 def test_a_card_that_is_not_there_is_named(store: Store, files: HostFiles) -> None:

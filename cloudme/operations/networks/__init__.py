@@ -306,8 +306,9 @@ def _changing(store: Store, network: Network, transaction: Transaction) -> Itera
 
 
 def _taps(links: Mapping[str, Link], network: Network) -> list[str]:
-    return [link.name for link in links.values()
-            if (link.master, link.kind, link.pvid) == (network.bridge, "tun", network.vlan)]
+    """Ports of a bridge that keeps no VLANs apart are in one, too: the kernel's own, 1."""
+    return [link.name for link in links.values() if (link.master, link.kind) == (network.bridge, "tun")
+            and network.vlan in (None, link.pvid)]
 
 
 def _check(host: Host, store: Store, network: Network, found: Found) -> None:

@@ -31,8 +31,8 @@ def check(network: Network, links: Links) -> None:
         raise HostUnavailable(f"there is no card '{network.uplink}' here", hint="ip -brief link")
     if card and card.master not in ("", network.bridge):
         raise AlreadyExists(f"the card '{network.uplink}' is a port of {card.master}", hint="--uplink names another")
-    if card and card.addresses and not card.master:
-        raise AlreadyExists(f"the card '{network.uplink}' has {card.addresses[0]}, which it would lose",
+    if card and not card.master and (own := [*card.addresses, *card.addresses6]):
+        raise AlreadyExists(f"the card '{network.uplink}' has {own[0]}, which it would lose",
                             hint="a card without an address of the host's own")
 
 
