@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from cloudme import claim, monitors
-from cloudme.errors import AlreadyExists, CloudMeError
+from cloudme.errors import AlreadyExists, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.site import Site
 from cloudme.model import identity, limits
@@ -22,7 +22,8 @@ def change(
 ) -> None:
     """restart: the machine may be stopped for it; else what needs that is left, and noted as pending.
 
-    Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change.
+    Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change: it is then as
+             it was before, and runs if it did.
     """
     machine, one = outcome.record, outcome.planned
     assert machine
@@ -35,38 +36,43 @@ def change(
     wanted = site.intended(machine, one, new=False)
     runs = site.store.is_running(machine)
     rest = [difference for difference in found if difference.way is Way.restart]
+    stops = runs and bool(rest) and restart
     with transaction() as changes:
-        outcome.record = machine = _at_once(site, changes, machine, live(machine, wanted))
-        if runs and [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
-            changes.apply(steps)
-            outcome.record, rest = dataclasses.replace(machine, shape=wanted.shape), []
-        elif rest and runs and restart:
-            changes.say(f"stop {machine.name}")
-            if not changes.dry_run:
-                power.stop(site.host, site.store, [machine], timeout_s=site.settings.stop_timeout_s, say=say)
-        if rest and (not runs or restart):
-            outcome.record = _rewritten(site, changes, outcome, machine, wanted, rest)
+        if found and (stops or not runs):
+            stop = [power.Stop(site.store, machine, site.settings, say)] if stops else []
+            plan, machine = _anew(site, outcome, machine, wanted, found)
+            changes.apply([*stop, *plan])
             rest = []
-    outcome.pending, outcome.changed = rest, True
+        elif found:
+            before, machine = machine, live(machine, wanted)
+            changes.apply(_at_once(site, before, machine))
+            if [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
+                changes.apply(steps)
+                machine, rest = dataclasses.replace(machine, shape=wanted.shape), []
+    outcome.record, outcome.pending, outcome.ours, outcome.restarts = machine, rest, True, stops
     outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
     if found and not changes.dry_run:
         networks.refresh_names(site.host, site.store)
 
 
-def _at_once(site: Site, transaction: Transaction, old: Machine, new: Machine) -> Machine:
-    """What takes effect while it runs, and is no more than noted where it does not."""
+def _at_once(site: Site, old: Machine, new: Machine) -> list[Step]:
+    """What takes effect while it runs."""
     steps: list[Step] = []
     if new.ports != old.ports:
-        claim.check_ports(new.ports, list(site.store.networks_of(site.settings, [new]).values()))
+        claim.check_ports(new.ports, list(site.networks_of(new, new).values()))
         steps.append(opening.Reopen(site.store, old, new))
     if new.limits != old.limits:
         limits.check(new.limits, new.shape.ram_mib)
         site.host.groups.check(new.limits, site.store.folder(new))
         steps.append(limiting.Limit(site.store, old, new, site.settings))
     if (new.group, new.type) != (old.group, old.type):
-        steps.append(rewriting.Rewrite(site.store, old, new, site.settings))
-    transaction.apply(steps)
-    return new
+        steps.append(_rewrite(site, old, new, f"group {new.group}, type {new.type}"))
+    return steps
+
+
+def _rewrite(site: Site, old: Machine, new: Machine, what: str) -> Step:
+    return rewriting.Rewrite(site.store, old, rewriting.Wanted(
+        machine=new, networks=site.networks_of(old, new), what=what))
 
 
 def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
@@ -80,27 +86,21 @@ def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
             return []
         whole = dataclasses.replace(machine, shape=dataclasses.replace(machine.shape, ram_mib=most))
         resize = memory.checked(site.host, site.store, [whole], wanted.shape.ram_mib)
-    except CloudMeError as error:
-        if error.exit_status == 69:
-            return []
-        raise
+    except HostUnavailable:
+        return []
     new = dataclasses.replace(machine, shape=wanted.shape)
-    return [*resize, rewriting.Rewrite(site.store, machine, new, site.settings)]
+    return [*resize, _rewrite(site, machine, new, f"{wanted.shape.ram_mib} MiB")]
 
 
-def _rewritten(
-    site: Site, transaction: Transaction, outcome: Outcome, machine: Machine, wanted: Machine,
-    rest: Sequence[Difference],
-) -> Machine:
-    """The machine, with all that the file wants of it."""
-    if wanted.nics and wanted.nics[0].address is None:
-        network = site.network(outcome.planned.declared)
-        if not network.external:
-            given = dataclasses.replace(wanted.nics[0], address=claim.addresses(site.store, network, 1)[0])
-            wanted = dataclasses.replace(wanted, nics=(given, *wanted.nics[1:]))
-    keys = {difference.key for difference in rest}
+def _anew(
+    site: Site, outcome: Outcome, machine: Machine, wanted: Machine, found: Sequence[Difference],
+) -> tuple[list[Step], Machine]:
+    """The steps that make it all that the file wants, while it does not run; and what it is then."""
+    keys = {difference.key for difference in found}
+    wanted = site.addressed(wanted, outcome.planned)
     if keys & SEEDED:
         wanted = dataclasses.replace(wanted, seed_id=identity.new_uuid())
-    user_data = site.user_data(outcome.planned) if "user_data" in keys else None
-    transaction.apply(rewriting.steps(site.host, site.store, machine, wanted, site.settings, user_data))
-    return wanted
+    return rewriting.steps(site.host, site.store, machine, rewriting.Wanted(
+        machine=wanted, networks=site.networks_of(machine, wanted), what=", ".join(sorted(keys)),
+        user_data=site.user_data(outcome.planned) if "user_data" in keys else None,
+        boots=site.boots(machine, outcome.planned))), wanted
