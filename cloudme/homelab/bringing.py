@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -77,6 +78,7 @@ class Bringing:
         self.taken = self.site.strangers([*self.going, *(one.planned.name for one in every)])
         try:
             self._networks()
+            self._exchange()
             for wave in planned.starts(self.homelab):
                 self._wave([outcome for outcome in self.outcomes if outcome.planned.entry in wave])
         finally:
@@ -94,6 +96,24 @@ class Bringing:
         self._start([outcome for outcome in outcomes if outcome.fit])
         settling.settle(self, [outcome for outcome in outcomes if outcome.fit])
         self._note()
+
+    def _exchange(self) -> None:
+        """Who is to have the address that another one leaves, at once with that one; all or none."""
+        for outcome in self.outcomes:
+            with contextlib.suppress(CloudMeError):  # told when it is its turn
+                outcome.record = self.site.record(outcome.planned.name)
+        for circle in changing.exchanges(self.outcomes):
+            if self.wishes.restart or not any(
+                    one.record and self.site.store.is_running(one.record) for one in circle):
+                for outcome in circle:
+                    self.together([outcome], self._look)
+                if all(outcome.fit for outcome in circle):
+                    try:
+                        changing.exchange(self.site, circle, self.voice.transaction, say=self.voice.say,
+                                          diff=self.voice.diff)
+                    except CloudMeError as error:
+                        for outcome in circle:
+                            outcome.error = error
 
     # networks
 

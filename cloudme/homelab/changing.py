@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from cloudme import claim, monitors
 from cloudme.errors import AlreadyExists, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
-from cloudme.homelab.site import Site
+from cloudme.homelab.site import Site, network_name
 from cloudme.model import identity, limits
 from cloudme.model.homelab.intent import SEEDED, Difference, Way, live
 from cloudme.model.machine import Machine
@@ -25,15 +25,7 @@ def change(
     Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change: it is then as
              it was before, and runs if it did.
     """
-    machine, one = outcome.record, outcome.planned
-    assert machine
-    found = site.differences(machine, one)
-    for difference in found:
-        diff(f"{one.name}.{difference}")
-    if anew := [difference for difference in found if difference.way is Way.anew]:
-        raise AlreadyExists(f"there is a machine '{one.name}' of another kind: {', '.join(map(str, anew))}",
-                            hint=f"vmstop -d {one.name} destroys it with its disk; then it is made anew")
-    wanted = site.intended(machine, one, new=False)
+    machine, wanted, found = _compared(site, outcome, diff)
     runs = site.store.is_running(machine)
     rest = [difference for difference in found if difference.way is Way.restart]
     stops = runs and bool(rest) and restart
@@ -49,10 +41,62 @@ def change(
             if [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
                 changes.apply(steps)
                 machine, rest = dataclasses.replace(machine, shape=wanted.shape), []
-    outcome.record, outcome.pending, outcome.ours, outcome.restarts = machine, rest, True, stops
-    outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
+    _changed(outcome, machine, found, rest, restarts=stops)
     if found and not changes.dry_run:
         networks.refresh_names(site.host, site.store)
+
+
+def exchange(
+    site: Site, outcomes: Sequence[Outcome], transaction: Callable[[], Transaction], *, say: Callable[[str], None],
+    diff: Callable[[str], None],
+) -> None:
+    """Change machines that take each other's addresses, all or none; those that run are stopped for it.
+
+    Raises as `change` does.
+    """
+    compared = [_compared(site, outcome, diff) for outcome in outcomes]
+    on = [machine for machine, _, _ in compared if site.store.is_running(machine)]
+    news = []
+    with transaction() as changes:
+        changes.apply([power.Stop(site.store, machine, site.settings, say) for machine in on])
+        bare = [dataclasses.replace(machine, nics=(dataclasses.replace(machine.nics[0], address=None),
+                                                   *machine.nics[1:])) for machine, _, _ in compared]
+        changes.apply([_rewrite(site, machine, left, f"it leaves {machine.address}")
+                       for (machine, _, _), left in zip(compared, bare, strict=True)])
+        for outcome, left, (_, wanted, found) in zip(outcomes, bare, compared, strict=True):
+            if changes.dry_run:  # nobody has left
+                changes.say(f"write the record of {wanted.name} anew: ip {wanted.address}")
+                news.append(wanted)
+            else:
+                plan, new = _anew(site, outcome, left, wanted, found)
+                changes.apply(plan)
+                news.append(new)
+    for outcome, new, (machine, _, found) in zip(outcomes, news, compared, strict=True):
+        _changed(outcome, new, found, [], restarts=machine in on)
+    if not changes.dry_run:
+        networks.refresh_names(site.host, site.store)
+
+
+def _compared(
+    site: Site, outcome: Outcome, diff: Callable[[str], None],
+) -> tuple[Machine, Machine, list[Difference]]:
+    """The machine as it is, as it is to be, and what differs. Raises AlreadyExists where it is another one."""
+    machine, one = outcome.record, outcome.planned
+    assert machine
+    found = site.differences(machine, one)
+    for difference in found:
+        diff(f"{one.name}.{difference}")
+    if anew := [difference for difference in found if difference.way is Way.anew]:
+        raise AlreadyExists(f"there is a machine '{one.name}' of another kind: {', '.join(map(str, anew))}",
+                            hint=f"vmstop -d {one.name} destroys it with its disk; then it is made anew")
+    return machine, site.intended(machine, one, new=False), found
+
+
+def _changed(
+    outcome: Outcome, machine: Machine, found: Sequence[Difference], rest: list[Difference], *, restarts: bool,
+) -> None:
+    outcome.record, outcome.pending, outcome.ours, outcome.restarts = machine, rest, True, restarts
+    outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
 
 
 def _at_once(site: Site, old: Machine, new: Machine) -> list[Step]:
@@ -104,3 +148,19 @@ def _anew(
         machine=wanted, networks=site.networks_of(machine, wanted), what=", ".join(sorted(keys)),
         user_data=site.user_data(outcome.planned) if "user_data" in keys else None,
         boots=site.boots(machine, outcome.planned))), wanted
+
+
+def exchanges(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Machines of which one is to have the address that another one is to leave: together."""
+    owners = {(machine.nics[0].network, machine.nics[0].address): one for one in outcomes
+              if (machine := one.record) and machine.nics}
+    found: list[list[Outcome]] = []
+    for one in outcomes:
+        owner = owners.get((network_name(one.planned.declared), str(one.planned.declared.ip)))
+        if one.record and owner and owner is not one and owner.planned.declared.ip:
+            mine = [one, owner]
+            for others in [group for group in found if any(member is own for member in group for own in mine)]:
+                found.remove(others)
+                mine += [member for member in others if not any(member is own for own in mine)]
+            found.append(mine)
+    return found

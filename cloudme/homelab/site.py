@@ -112,7 +112,7 @@ class Site:
         """What machines have that are none of `names`, and no other may: (key of the file, value) -> whose it is."""
         found: dict[tuple[str, object], str] = {}
         for name, machine in everywhere(self.store.world, lambda machine: True).items():
-            found["vsock_cid", machine.vsock_cid] = name
+            found["vsock_cid", machine.vsock_cid] = name  # the whole host's
         for machine in self.store.machines():
             for nic in machine.nics:
                 found |= {("mac", nic.mac): machine.name, ("tap_id", nic.tap): machine.name}
