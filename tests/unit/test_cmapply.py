@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 
-from cloudme import layout
-from cloudme.errors import HostUnavailable, PeerError
+from cloudme import seed
+from cloudme.errors import HostUnavailable, PeerError, StoreError
 from cloudme.model.hostconfig import Settings
+from cloudme.model.machine import Machine
 from cloudme.model.names import DefinitionName, Name
+from cloudme.model.network import Network
 from cloudme.model.ports import HostReport
 from cloudme.model.steps import Transaction
-from cloudme.operations import clones, networks, power, readiness
-from cloudme.store import take_lock
+from cloudme.operations import clones, networks, readiness
+from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.conftest import Ended
 from tests.unit.labs import REALM, TWO, Lab
@@ -132,10 +134,13 @@ def test_a_machine_that_was_stopped_for_a_change_that_fails_runs_again(
     before = lab.machine("db")
     (reserved,) = lab.store.reservations("lan").items()
 
+    write = seed.write
+
     def refused(*args: object) -> None:
+        monkeypatch.setattr(seed, "write", write)
         raise PeerError("no seed")
 
-    monkeypatch.setattr("cloudme.seed.write", refused)
+    monkeypatch.setattr(seed, "write", refused)
     ended = lab.apply(one("ip: 10.1.0.11"), "--restart")
     assert (ended.status, lab.told(ended)) == (76, {"db": "failed"})
     assert lab.runs() == {"db"} and lab.machine("db") == before
@@ -366,3 +371,374 @@ def test_addresses_are_not_swapped_by_halves(lab: Lab) -> None:
     assert lab.well(swapped, "--restart") == {"db": "changed ip, started", "sql": "changed ip, started"}
     assert lab.store.owners("lan") == {"10.1.0.11": "db", "10.1.0.10": "sql"}
     assert lab.runs() == {"db", "sql"}
+
+
+def test_addresses_are_not_swapped_where_one_runs_and_may_not_be_stopped(lab: Lab) -> None:
+    text = one("ip: 10.1.0.10") + "  sql: {template: debian, vlan: lan, ip: 10.1.0.11}\n"
+    lab.well(text)
+    lab.stop("sql")
+    swapped = text.replace("0.10", "0.x").replace("0.11", "0.10").replace("0.x", "0.11")
+    ended = lab.apply(swapped)
+    assert ended.status == 73 and "10.1.0.10 is the address of 'db'" in ended.stderr
+    assert lab.store.owners("lan") == {"10.1.0.10": "db", "10.1.0.11": "sql"}
+    assert lab.apply(swapped, "--restart", "--dry-run").status == 0
+    assert lab.runs() == {"db"}
+    lab.stop()
+    assert lab.well(swapped, "--no-start") == {"db": "changed ip", "sql": "changed ip"}
+
+
+def test_a_swap_that_fails_leaves_all_as_they_were(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = one("ip: 10.1.0.10") + "  sql: {template: debian, vlan: lan, ip: 10.1.0.11}\n"
+    lab.well(text)
+    before = {name: lab.machine(name) for name in ("db", "sql")}
+    write = Store.publish
+
+    def refused(store: Store, machine: Machine) -> None:
+        if machine.address == "10.1.0.10" and machine.name == "sql":
+            raise StoreError("disk full")
+        write(store, machine)
+
+    monkeypatch.setattr(Store, "publish", refused)
+    swapped = text.replace("0.10", "0.x").replace("0.11", "0.10").replace("0.x", "0.11")
+    ended = lab.apply(swapped, "--restart")
+    assert ended.status == 74 and lab.runs() == {"db", "sql"}
+    assert {name: lab.machine(name) for name in before} == before
+    assert lab.store.owners("lan") == {"10.1.0.10": "db", "10.1.0.11": "sql"}
+
+
+# playbooks
+
+def test_a_playbook_is_applied_when_it_is_new(lab: Lab) -> None:
+    book = lab.folder / "db.yml"
+    book.write_text("- hosts: all\n")
+    text = one("playbook: db.yml")
+    assert lab.well(text) == {"db": "made, started, configured"}
+    assert lab.playbooks.runs == [(str(book), ["db"])]
+    assert lab.well(text) == {"db": "ok"}
+    book.write_text("- hosts: db\n")
+    assert lab.well(text, "--no-configure") == {"db": "ok"}
+    assert "apply " + str(book) + " to db" in lab.apply(text, "--dry-run").stdout
+    assert lab.well(text) == {"db": "configured"}
+    lab.stop()
+    book.write_text("- hosts: none\n")
+    assert lab.well(text, "--no-start") == {"db": "ok"}
+    assert "apply" not in lab.apply(text, "--dry-run", "--no-start").stdout
+    assert len(lab.playbooks.runs) == 2
+
+
+def test_a_machine_that_was_made_again_is_configured_again(lab: Lab) -> None:
+    (lab.folder / "db.yml").write_text("- hosts: all\n")
+    lab.well(one("playbook: db.yml"))
+    lab.destroy("db")
+    assert lab.well(one("playbook: db.yml")) == {"db": "made, started, configured"}
+    assert list(lab.notes()["configured"]) == [lab.machine("db").uuid]
+
+
+def test_a_playbook_that_fails_is_tried_again(lab: Lab) -> None:
+    (lab.folder / "db.yml").write_text("- hosts: all\n")
+    text = one("playbook: db.yml") + "  sql: {template: debian, vlan: lan, playbook: db.yml}\n"
+    lab.playbooks.reports = {"db": HostReport(status="failed", message="task 1: no")}
+    ended = lab.apply(text)
+    assert (ended.status, lab.told(ended)) == (71, {"db": "made, started, failed", "sql": "made, started, configured"})
+    assert "db: db: task 1: no" in ended.stderr
+    lab.playbooks.reports = {}
+    assert lab.well(text) == {"db": "configured", "sql": "ok"}
+
+
+def test_a_playbook_that_went_meanwhile_fails_its_machine(lab: Lab) -> None:
+    (lab.folder / "db.yml").write_text("- hosts: all\n")
+    lab.well(one("playbook: db.yml"))
+    ended = lab.apply(one("playbook: other.yml"))
+    assert ended.status == 65 and "other.yml" in ended.stderr
+
+
+# what is live and what is not
+
+def test_limits_group_and_type_change_while_it_runs(lab: Lab) -> None:
+    lab.well(one())
+    assert lab.well(one("limits: {cpus: 1.5}, group: pf1, type: sql")) == {
+        "db": "changed group, changed type, changed limits"}
+    assert [held.cpus for held in lab.groups.held.values()] == [1.5]
+    machine = lab.machine("db")
+    assert (machine.group, machine.type, machine.limits.cpus) == ("pf1", "sql", 1.5)
+    assert lab.runs() == {"db"} and len(lab.qemu.launches) == 1
+
+
+def test_limits_that_cannot_be_held_are_none(lab: Lab) -> None:
+    lab.well(one())
+    lab.groups.lacks = HostUnavailable("no cgroups")
+    for words in ((), ("--restart",)):
+        assert lab.apply(one("limits: {cpus: 1.5}, group: pf1"), *words).status == 69
+        assert lab.machine("db").group == "homelab" and lab.runs() == {"db"}
+    lab.stop()
+    assert lab.apply(one("limits: {cpus: 1.5}, group: pf1")).status == 69
+    assert lab.machine("db").group == "homelab"
+
+
+def test_memory_is_given_back_at_once_and_more_needs_a_restart(lab: Lab) -> None:
+    lab.well(one("mem: 1G"))
+    lab.qemu.told.balloon = fakes.FakeBalloon(ram=1 << 30, left=1 << 30)
+    assert lab.well(one("mem: 600")) == {"db": "changed mem"}
+    assert lab.machine("db").shape.ram_mib == 600 and lab.qemu.told.balloon.left == 600 << 20
+    assert lab.well(one("mem: 1G")) == {"db": "changed mem"}
+    assert lab.well(one("mem: 2G")) == {"db": "needs a restart"}
+    lab.qemu.told.balloon.used = 900 << 20
+    ended = lab.apply(one("mem: 600"))
+    assert ended.status == 64 and "would starve it" in ended.stderr and lab.machine("db").shape.ram_mib == 1024
+    lab.qemu.told.balloon = None
+    lab.qemu.told.answers["balloon"] = lab.qemu.told.answers["query-balloon"] = HostUnavailable("none")
+    lab.qemu.told.answers["query-memory-size-summary"] = {"base-memory": 1 << 30}
+    assert lab.well(one("mem: 600")) == {"db": "needs a restart"}
+
+
+# files that the file names
+
+def test_user_data_is_that_of_the_file_whatever_its_lines_end_with(lab: Lab) -> None:
+    given = lab.folder / "user-data"
+    given.write_bytes(b"#cloud-config\r\npackages: [vim]\r\n\xff")
+    text = one("user_data: user-data")
+    lab.well(text)
+    assert lab.well(text, "--restart") == {"db": "ok"}
+    before = lab.machine("db").seed_id
+    given.write_text("#cloud-config\npackages: [emacs]\n")
+    assert lab.well(text) == {"db": "needs a restart"}
+    assert lab.well(text, "--restart") == {"db": "changed user_data, started"}
+    folder = lab.store.folder(lab.machine("db"))
+    assert Path(folder, "user-data").read_text() == given.read_text() and lab.machine("db").seed_id != before
+    lab.stop()
+    assert lab.well(one(), "--no-start") == {"db": "changed user_data"}
+    assert lab.well(one(), "--no-start") == {"db": "ok"}
+
+
+def test_shares_are_made_with_their_folders(lab: Lab) -> None:
+    text = one("shares: [{source: %s, mount_point: /srv/data, mode: 0750}]" % (lab.folder / "data"))
+    assert f"make the folder {lab.folder}/data, mode 0750" in lab.apply(text, "--dry-run").stdout
+    assert not (lab.folder / "data").exists()
+    lab.well(one())
+    assert lab.well(text) == {"db": "needs a restart"}
+    assert not (lab.folder / "data").exists()
+    assert lab.well(text, "--restart") == {"db": "changed shares, started"}
+    assert (lab.folder / "data").is_dir() and lab.well(text) == {"db": "ok"}
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_a_folder_that_nobody_can_own_fails_its_machine_alone(lab: Lab, words: tuple[str, ...]) -> None:
+    text = one("shares: [{source: %s, mount_point: /srv, owner: no-such-user}]" % (lab.folder / "data"))
+    ended = lab.apply(text + "  sql: {template: debian, vlan: lan}\n", *words)
+    assert ended.status == 66 and "no user 'no-such-user'" in ended.stderr
+    assert ("make sql" in ended.stdout) if words else (lab.runs() == {"sql"})
+
+
+IMAGE = """\
+machines:
+  box: {image: bookworm, machine: microvm, kernel: vmlinuz, mem: 2G, ip: 10.210.0.9%s}
+"""
+
+
+def test_a_machine_on_an_image_boots_what_the_file_says(lab: Lab) -> None:
+    for name in ("vmlinuz", "initrd"):
+        (lab.folder / name).write_text(f"{name} 1")
+    ended = lab.apply(IMAGE % "")
+    assert ended.status == 0 and "hangs with 2048 MiB: it gets 2047" in ended.stderr
+    machine = lab.machine("box")
+    assert (machine.board, machine.shape.ram_mib, machine.image, machine.template) == (
+        "microvm", 2047, "bookworm", None)
+    assert machine.kernel and not machine.kernel.initrd
+    assert lab.well(IMAGE % "") == {"box": "ok"}
+    (lab.folder / "vmlinuz").write_text("vmlinuz 2")
+    assert lab.well(IMAGE % ", initrd: initrd") == {"box": "needs a restart"}
+    folder = Path(lab.store.folder(machine))
+    assert (folder / "kernel").read_text() == "vmlinuz 1"
+    assert lab.well(IMAGE % ", initrd: initrd", "--restart") == {"box": "changed kernel, changed initrd, started"}
+    assert ((folder / "kernel").read_text(), (folder / "initrd").read_text()) == ("vmlinuz 2", "initrd 1")
+    assert lab.machine("box").kernel.initrd  # type: ignore[union-attr]
+    assert lab.well(IMAGE % ", initrd: initrd", "--restart") == {"box": "ok"}
+    assert sorted(path.name for path in folder.glob("*.new")) == []
+
+
+def test_a_machine_on_an_image_wants_a_key(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(lab.folder / "nobody"))
+    text = "machines: {box: {image: bookworm}, db: {template: debian}}"
+    ended = lab.command("cmapply", lab.write(text), "--realm", REALM)
+    assert ended.status == 64 and "--pubkey-path FILE" in ended.stderr
+    assert {machine.name for machine in lab.store.machines()} == {"db"}
+
+
+def test_a_machine_that_is_to_boot_a_kernel_is_another_one(lab: Lab) -> None:
+    (lab.folder / "vmlinuz").write_text("1")
+    lab.well("machines: {box: {image: bookworm}}")
+    ended = lab.apply("machines: {box: {image: bookworm, kernel: vmlinuz}}", "--restart")
+    assert ended.status == 73 and "kernel: not set ->" in ended.stderr and lab.runs() == {"box"}
+
+
+# where the host lacks something
+
+def test_without_vsock_a_machine_has_none_until_the_host_has(lab: Lab) -> None:
+    lab.files.remove("/dev/vhost-vsock")
+    assert lab.well(one("vsock_cid: 9")) == {"db": "made, started"}
+    assert lab.machine("db").vsock_cid is None
+    lab.files.write("/dev/vhost-vsock", "", mode=0o20666)
+    assert lab.well(one("vsock_cid: 9")) == {"db": "needs a restart"}
+    assert lab.well(one("vsock_cid: 9"), "--restart") == {"db": "changed vsock_cid, started"}
+
+
+def test_an_external_network_gives_no_addresses(lab: Lab) -> None:
+    lan = Network(name=Name("home"), bridge="br0", address=IPv4Interface("192.168.1.1/24"), dhcp_first=None,
+                  dhcp_last=None, domain="home", nat=False, external=True, resolve="none")
+    lab.net.bridges.add("br0")
+    lab.store.publish_network(lan)
+    text = "hosts: {template: debian, network: home}\nmachines: {a: {}, b: {ip: 192.168.1.9}}"
+    assert lab.well(text) == {"a": "made, started", "b": "made, started"}
+    assert (lab.machine("a").address, lab.machine("b").nics[0].static) == (None, True)
+    assert lab.well(text) == {"a": "ok", "b": "ok"}
+    assert lab.well(text.replace("{}", "{ip: 192.168.1.8}"), "--restart") == {"a": "changed ip, started", "b": "ok"}
+    assert lab.well(text.replace("{}", "{network: default}"), "--restart") == {
+        "a": "changed network, changed ip, started", "b": "ok"}
+    assert lab.machine("a").address == "10.210.0.2"
+    ended = lab.apply(text.replace("{}", "{ports: {a: 1}}"), "--restart")
+    assert ended.status == 64 and "no rules of ours" in ended.stderr and lab.machine("a").address == "10.210.0.2"
+
+
+def test_a_machine_without_cards_gets_one(lab: Lab) -> None:
+    lab.well(one())
+    lab.stop()
+    lab.store.publish(dataclasses.replace(lab.machine("db"), nics=()))
+    lab.store.release("lan", "db")
+    assert lab.well(one()) == {"db": "changed network, changed mac, started"}
+    assert lab.machine("db").address == "10.1.0.2" and lab.well(one()) == {"db": "ok"}
+
+
+def test_a_machine_made_by_hand_becomes_the_files(lab: Lab) -> None:
+    lab.well(one())
+    by_hand(lab, "web", networks=(Name("lan"),), group=Name("homelab"), type=Name("default"))
+    text = one() + "  web: {template: debian, vlan: lan}\n"
+    before = lab.machine("web")
+    assert lab.well(text) == {"db": "ok", "web": "started"}
+    assert lab.machine("web") == before
+    assert lab.well(one(), "--prune", "-y") == {"db": "ok"} and "web" not in lab.runs()
+
+
+# notes
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9}', '{"version": 1, "homelab": {}}', "\xff",
+                                  '{"version": 1, "homelab": {}, "machines": [], "vlans": [], "configured": {}}'])
+def test_notes_that_nobody_can_read_are_told_and_nothing_is_done(lab: Lab, text: str) -> None:
+    lab.well(one())
+    Path(lab.store.world.homelab).write_text(text, encoding="latin-1")
+    ended = lab.apply(one("vcpu: 1"), "--restart")
+    assert ended.status == 74 and lab.store.world.homelab in ended.stderr and "Traceback" not in ended.stderr
+    assert lab.machine("db").shape.vcpus == 2
+    assert lab.dump().status == 74
+
+
+def test_notes_written_by_hand_do_no_harm(lab: Lab) -> None:
+    lab.well(one())
+    notes = lab.notes()
+    notes["homelab"]["machines"] |= {"db": {"template": "debian", "vlan": "gone", "mem": "nonsense"}, "x": "y"}
+    notes["machines"] = {"db": "another", "x": "y", "../..": "z"}
+    notes["vlans"] = ["gone", "lan"]
+    Path(lab.store.world.homelab).write_text(json.dumps(notes))
+    assert lab.dump().status == 0
+    assert lab.well(one()) == {"db": "ok"}
+    os.unlink(lab.store.world.homelab)
+    assert lab.well(one()) == {"db": "ok"}
+
+
+def test_notes_that_are_lost_are_made_again(lab: Lab) -> None:
+    lab.well(TWO)
+    before = lab.notes()
+    os.unlink(lab.store.world.homelab)
+    lab.well(TWO)
+    assert lab.notes() == before
+
+
+# interrupts
+
+def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readiness, "each", interrupted)
+        ended = lab.apply(TWO)
+    assert ended.status == 130 and lab.kept == [True]
+    assert lab.runs() == {"db"}
+    assert list(lab.notes()["machines"]) == ["db"] and lab.notes()["vlans"] == ["lan", "dmz"]
+    assert lab.well("machines: {}", "--prune", "-y") == {}
+    assert lab.store.machines() == [] and lab.store.networks() == []
+
+
+def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seed, "write", interrupted)
+    assert lab.apply(one()).status == 130
+    assert lab.store.machines() == [] and lab.store.owners("lan") == {}
+    assert lab.notes()["machines"] == {}
+
+
+def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab.well(one())
+    before = lab.machine("db")
+
+    write = seed.write
+
+    def interrupted(*args: object) -> None:
+        monkeypatch.setattr(seed, "write", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seed, "write", interrupted)
+    assert lab.apply(one("hostname: other"), "--restart").status == 130
+    assert lab.machine("db") == before and lab.runs() == {"db"}
+
+
+def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.shell.probes = {"db": ["silent"]}
+    waited = readiness.all_ended
+
+    def interrupted(futures: object) -> None:
+        monkeypatch.setattr(readiness, "all_ended", waited)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(readiness, "all_ended", interrupted)
+    assert lab.apply(one()).status == 130  # and not when its time is over
+    assert lab.runs() == {"db"}
+
+
+# files of each kind
+
+def test_standard_input_is_a_file_of_the_current_folder(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab.folder / "db.yml").write_text("- hosts: all\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(one("playbook: db.yml").encode())))
+    assert lab.command("cmapply", "-", "--realm", REALM).status == 0
+    assert lab.playbooks.runs == [(str(lab.folder / "db.yml"), ["db"])]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("homelab.toml", '[machines.db]\ntemplate = "debian"\n'),
+    ("homelab.json", '{"machines": {"db": {"template": "debian"}}}'),
+])
+def test_other_forms_of_the_file_say_the_same(lab: Lab, name: str, text: str) -> None:
+    assert lab.command("cmapply", lab.write(text, name), "--realm", REALM).status == 0
+    assert lab.well("machines: {db: {template: debian}}") == {"db": "ok"}
+
+
+def test_mistakes_are_told_and_nothing_is_made(lab: Lab) -> None:
+    before = lab.everything()
+    ended = lab.apply("machines:\n  a: {template: gone, mem: x}\n  b: {vlan: no, template: debian}\n")
+    assert ended.status == 65 and lab.everything() == before
+    assert [line.rpartition("cloudme.yaml:")[2].split(" ")[0] for line in ended.stderr.splitlines()][:3] == [
+        "2:17:", "2:28:", "3:13:"]
+    assert lab.command("cmapply", str(lab.folder / "none.yaml")).status == 66
+    assert lab.command("cmapply", str(lab.folder)).status == 74
+
+
+def test_small_is_without_memory_and_devices(lab: Lab) -> None:
+    text = one("mem: 300G, vcpu: 64, gpu: '0000:01:00.0'")
+    assert lab.apply(text).status == 65
+    lab.well(text, "--small")
+    machine = lab.machine("db")
+    assert (machine.shape.ram_mib, machine.shape.vcpus, machine.devices) == (512, 2, ())
