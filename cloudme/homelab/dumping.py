@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from cloudme import seed
-from cloudme.errors import NotFound
+from cloudme.errors import CloudMeError
 from cloudme.homelab.notes import Notes, with_paths
 from cloudme.homelab.site import TRUNK, Site
 from cloudme.model.homelab import nouns, planned
@@ -60,7 +60,7 @@ def left_out(machine: Machine) -> list[str]:
 def _is_so(site: Site, machine: Machine, one: Planned) -> bool:
     try:
         return not site.differences(machine, one)
-    except NotFound:  # a file that is gone, a network
+    except CloudMeError:  # a file is gone, or another one
         return False
 
 
@@ -114,14 +114,14 @@ def _declared(site: Site, machine: Machine, before: Planned | None, vlans: set[N
 def _same_user_data(site: Site, machine: Machine, before: Planned) -> bool:
     try:
         return site.user_data(before) == seed.own(site.store, machine, seed.USER_DATA)
-    except NotFound:
+    except CloudMeError:
         return False
 
 
 def _boots_so(site: Site, machine: Machine, before: Planned) -> bool:
     try:
         return not site.boots(machine, before)
-    except NotFound:
+    except CloudMeError:
         return False
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cloudme import claim, seed, shared
 from cloudme.errors import AlreadyExists, NotFound
+from cloudme.formats import seeds
 from cloudme.homelab import notes
 from cloudme.model import units
 from cloudme.model.homelab import intent, planned
@@ -84,11 +85,13 @@ class Site:
         return _seated(dataclasses.replace(machine, nics=(first, *machine.nics[1:])), network)
 
     def user_data(self, one: Planned) -> str:
-        """Its text, as it is in its file; '' for none. Raises NotFound."""
+        """Its text, as it is in its file; '' for none. Raises NotFound, SpecError."""
         if not one.declared.user_data:
             return ""
         text = notes.content(one.declared.user_data).decode(errors="replace")
-        return text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
+        text = text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
+        seeds.kind(text, one.declared.user_data)
+        return text
 
     def differences(self, machine: Machine, one: Planned) -> list[Difference]:
         """Between a machine that is there and what the file wants."""
