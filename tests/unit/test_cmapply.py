@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudme import seed
-from cloudme.errors import HostUnavailable, PeerError, StoreError
+from cloudme import cli, layout, seed, shared
+from cloudme.errors import HostUnavailable, PeerError, StoreError, UsageError
+from cloudme.layout import World
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine
 from cloudme.model.names import DefinitionName, Name
@@ -28,6 +29,11 @@ from tests.conftest import Ended
 from tests.unit.labs import REALM, TWO, Lab
 from tests.unit.test_clones import request
 from tests.unit.test_homelab import said
+from tests.unit.test_networks import files
+from tests.unit.test_shared import root
+from tests.unit.test_warm import make as warm_up
+
+__all__ = ["files", "root"]
 
 SETTINGS = Settings()
 ONE = """\
@@ -742,3 +748,66 @@ def test_small_is_without_memory_and_devices(lab: Lab) -> None:
     lab.well(text, "--small")
     machine = lab.machine("db")
     assert (machine.shape.ram_mib, machine.shape.vcpus, machine.devices) == (512, 2, ())
+
+
+# an ordinary user
+
+@pytest.fixture
+def mine(lab: Lab, root: Store, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Likewise in his own realm, beside a network of root's that he may use."""
+    store = lab.store
+    world = World(data=store.world.data, run=store.world.run, config=store.world.config, realm=REALM, rootless=True)
+    monkeypatch.setattr(layout, "world", lambda realm=None: world)
+    lab.store = Store(world)
+    return lab
+
+
+def test_on_roots_network_the_card_goes_with_the_address(mine: Lab) -> None:
+    text = "hosts: {template: debian, network: host}\nmachines: {a: {}, b: {ip: 10.210.0.9, mac: 52:54:00:00:00:01}}"
+    assert mine.well(text) == {"a": "made, started", "b": "made, started"}
+    assert mine.well(text) == {"a": "ok", "b": "ok"}
+    network = mine.store.network_of(SETTINGS, "host")
+    allotted = shared.allotment(network)
+    assert {nic.mac for name in "ab" for nic in mine.machine(name).nics} <= set(allotted.values())
+    assert mine.machine("b").nics[0].mac == allotted["10.210.0.9"]
+    moved = text.replace("{}", "{network: default}")
+    assert mine.well(moved, "--restart")["a"] == "changed network, changed ip, started"
+    assert mine.well(text, "--restart")["a"].startswith("changed network, changed ip")
+    nic = mine.machine("a").nics[0]
+    assert nic.mac == allotted[str(nic.address)] and nic.tap is None
+    assert mine.well(text) == {"a": "ok", "b": "ok"}
+    ended = mine.apply(text.replace("{}", "{isolate: true}"), "--restart")
+    assert ended.status == 64 and "is root's" in ended.stderr and mine.runs() == {"a", "b"}
+
+
+# RAM images
+
+def test_clones_go_on_from_the_ram_image_of_their_template(lab: Lab) -> None:
+    store = Store(World(data=lab.store.world.data, run=lab.store.world.run, config=lab.store.world.config))
+    assert warm_up(store, lab.host, lab.store.template("debian"))
+    lab.qemu.launches.clear()
+    text = TWO.replace("replicas: 2", "replicas: 2, autostart: false")
+    assert lab.well(text) == {"db": "made, started", "web00": "made", "web01": "made"}
+    assert (bool(lab.machine("db").bases), bool(lab.machine("web00").bases)) == (True, False)
+    assert lab.well(text) == {"db": "ok", "web00": "ok", "web01": "ok"}
+    assert lab.well(text + "  own: {}\n", "--cold")["own"] == "made, started"
+    assert not lab.machine("own").bases
+    lab.qemu.refuse = {"new"}
+    assert lab.apply(text + "  own: {}\n  new: {}\n").status == 76
+    assert "new" not in {machine.name for machine in lab.store.machines()}
+    assert "new" not in lab.notes()["machines"]
+
+
+def test_somebody_is_asked_before_a_disk_is_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.well(TWO)
+    asked: list[str] = []
+
+    def no(question: str, *, yes: bool) -> None:
+        asked.append(question)
+        raise UsageError("not confirmed: nothing was changed")
+
+    monkeypatch.setattr(cli, "confirmed", no)
+    before = lab.everything()
+    assert lab.apply("machines: {}", "--prune").status == 64
+    assert asked == ["Destroy db, web00, web01, network lan, network dmz, with their disks?"]
+    assert lab.everything() == before
