@@ -151,14 +151,14 @@ def _anew(
 
 
 def exchanges(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Machines of which one is to have the address that another one is to leave: together."""
+    """Machines of which one is to have the address that another one is to leave: together, and before new ones."""
     owners = {(machine.nics[0].network, machine.nics[0].address): one for one in outcomes
               if (machine := one.record) and machine.nics}
     found: list[list[Outcome]] = []
     for one in outcomes:
         owner = owners.get((network_name(one.planned.declared), str(one.planned.declared.ip)))
-        if one.record and owner and owner is not one and owner.planned.declared.ip:
-            mine = [one, owner]
+        if owner and owner is not one and owner.planned.declared.ip:
+            mine = [one, owner] if one.record else [owner]
             for others in [group for group in found if any(member is own for member in group for own in mine)]:
                 found.remove(others)
                 mine += [member for member in others if not any(member is own for own in mine)]

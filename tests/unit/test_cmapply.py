@@ -811,3 +811,25 @@ def test_somebody_is_asked_before_a_disk_is_lost(lab: Lab, monkeypatch: pytest.M
     assert lab.apply("machines: {}", "--prune").status == 64
     assert asked == ["Destroy db, web00, web01, network lan, network dmz, with their disks?"]
     assert lab.everything() == before
+
+
+def test_a_new_machine_has_the_address_that_another_one_leaves(lab: Lab) -> None:
+    lab.well(one("ip: 10.1.0.10"))
+    lab.stop()
+    text = one("ip: 10.1.0.11").replace("  db:", "  sql: {template: debian, vlan: lan, ip: 10.1.0.10}\n  db:")
+    assert lab.well(text) == {"sql": "made, started", "db": "changed ip, started"}
+    assert lab.store.owners("lan") == {"10.1.0.11": "db", "10.1.0.10": "sql"}
+
+
+def test_replicas_move_up_by_one(lab: Lab) -> None:
+    lab.well(TWO)
+    moved = TWO.replace("10.2.0.20", "10.2.0.21")
+    assert lab.well(moved) == {"db": "ok", "web00": "needs a restart", "web01": "needs a restart"}
+    assert lab.well(moved, "--restart") == {
+        "db": "ok", "web00": "changed ip, started", "web01": "changed ip, started"}
+    assert lab.store.owners("dmz") == {"10.2.0.21": "web00", "10.2.0.22": "web01"}
+
+
+def test_names_that_become_too_long_are_a_mistake(lab: Lab) -> None:
+    ended = lab.apply("machines: {%s: {template: debian, replicas: 2}}" % ("a" * 62))
+    assert ended.status in (64, 65) and "aaa" in ended.stderr and "Traceback" not in ended.stderr

@@ -349,5 +349,7 @@ def _check_addresses(store: Store, network: Network, found: Found) -> None:
             continue
         if (address := IPv4Address(text)) not in wanted or address == network.address.ip:
             raise ConfigError(f"'{name}' has the address {address}, which does not go with {network.address}",
-                              hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml")
+                              hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml"
+                              if network.name == DEFAULT_NETWORK else
+                              "give the network its old addresses back, and move the machine to another one first")
 
