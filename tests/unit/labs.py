@@ -14,8 +14,9 @@ import pytest
 from cloudme import layout
 from cloudme.cli import wiring
 from cloudme.layout import World
+from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Image, Machine
-from cloudme.model.names import ImageName
+from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Link
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
@@ -24,6 +25,7 @@ from cloudme.qemu import hardware
 from cloudme.store import Store
 from tests import fakes
 from tests.conftest import Ended
+from tests.unit.test_clones import request
 from tests.unit.test_vlans import Nft
 from tests.unit.test_warm import template
 
@@ -36,6 +38,17 @@ machines:
   db: {ip: 10.1.0.10, ports: {sql: 5432}, vsock_cid: 100}
   web: {vlan: dmz, depends_on: db, replicas: 2, ip: 10.2.0.20}
 """
+SETTINGS = Settings()
+ONE = """\
+networks: {vlans: {lan: {id: 10, cidr: 10.1.0.0/24}}}
+machines:
+  db: {template: debian, vlan: lan%s}
+"""
+
+
+def one(more: str = "") -> str:
+    """A file with a machine db, which says more of it."""
+    return ONE % (f", {more}" if more else "")
 
 
 class Lab:
@@ -119,3 +132,17 @@ class Lab:
                  for path in sorted(home.rglob("*"))}
         return (files, dict(self.net.known), dict(self.run.answers), set(self.run.daemons), set(self.qemu.running),
                 len(self.qemu.launches), list(self.playbooks.runs), list(self.net.sent), dict(self.groups.held))
+
+
+@pytest.fixture
+def lab(command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(command, tmp_path, monkeypatch)
+
+
+def by_hand(lab: Lab, name: str, *networks: str, group: str = "pf1") -> None:
+    """Make a machine that no file has."""
+    wanted = request(name=Name(name), group=Name(group), type=Name("default"),
+                     networks=tuple(Name(network) for network in networks or ("default",)))
+    with Transaction(lab.host, lambda line: None) as transaction, clones.making(
+            transaction, lab.store, [wanted], SETTINGS):
+        pass

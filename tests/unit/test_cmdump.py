@@ -12,20 +12,19 @@ import pytest
 from hypothesis import assume, given, settings
 
 from cloudme.formats import homelab as homelab_format
+from cloudme.homelab import site
 from cloudme.model.homelab import checks, planned
 from cloudme.model.homelab.nouns import Declared, Homelab, Share, Vlan
 from cloudme.model.machine import Forward
 from cloudme.model.names import DefinitionName, Name
+from cloudme.model.steps import Transaction
+from cloudme.operations import networks
 from tests.conftest import Ended
 from tests.homelabs import HOMELABS
-from tests.unit.labs import TWO, Lab
-from tests.unit.test_cmapply import by_hand, one
+from tests.unit.labs import SETTINGS, TWO, Lab, by_hand, lab, one
 from tests.unit.test_homelab import said
 
-
-@pytest.fixture
-def lab(command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return Lab(command, tmp_path, monkeypatch)
+__all__ = ["lab"]
 
 
 def dumped(lab: Lab) -> Homelab:
@@ -107,16 +106,16 @@ def test_who_depends_on_replicas_that_are_told_one_by_one_depends_on_each(lab: L
 
 def test_machines_of_no_file_are_told_and_what_cannot_be_said(lab: Lab) -> None:
     lab.well(one())
-    by_hand(lab, "web", networks=(Name("lan"), Name("default")))
+    by_hand(lab, "web", "lan", "default")
     machine = lab.machine("web")
     lab.store.publish(dataclasses.replace(machine, ports=(), forwards=(
         Forward(protocol="tcp", address="127.0.0.1", port=8080, guest_port=80),)))
     ended = lab.dump()
-    assert "cmdump: web: the file does not say more cards, ports of the host that lead to it (vmexpose), that none of " \
-        "its ports is open" in ended.stderr
+    assert ("cmdump: web: the file does not say more cards, ports of the host that lead to it (vmexpose), that none of "
+            "its ports is open") in ended.stderr
     declared = said(ended.stdout).machines[Name("web")]
     assert (declared.autostart, declared.group, declared.type, declared.vlan, str(declared.ip)) == (
-        False, "pf1", "web", "lan", "10.1.0.3")
+        False, "pf1", None, "lan", "10.1.0.3")
     lab.store.publish(dataclasses.replace(lab.machine("web"), ports=None))
     again(lab)
 
@@ -156,14 +155,9 @@ def test_a_network_that_went_takes_no_one_with_it(lab: Lab) -> None:
 
 
 def test_networks_made_by_hand_are_vlans(lab: Lab) -> None:
-    from cloudme.homelab import site
-    from cloudme.model.hostconfig import Settings
-    from cloudme.model.steps import Transaction
-    from cloudme.operations import networks
-
     lab.well(one().replace("networks: {", "networks: {dns: [10.1.0.1, 9.9.9.9], "))
     (own,) = site.networks(said("networks: {vlans: {dmz: {id: 7, cidr: 10.7.0.0/24}}}"), lab.store,
-                           Settings()).values()
+                           SETTINGS).values()
     with Transaction(lab.host, lambda line: None) as transaction:
         networks.create(transaction, lab.store, own)
     found = dumped(lab).networks.vlans
@@ -218,7 +212,7 @@ def labs(
 @settings(max_examples=25)
 @given(whole=HOMELABS.map(sane))
 def test_whatever_is_applied_is_dumped(labs: Callable[[], Lab], whole: Homelab) -> None:
-    assume(not [remark for remark in checks.every(whole)])
+    assume(not list(checks.every(whole)))
     assume(not any(name.startswith(("user-", "template-")) for name in whole.machines))
     lab = labs()
     whole = dataclasses.replace(whole, machines={name: dataclasses.replace(declared, shares=tuple(
