@@ -104,7 +104,8 @@ def _declared(site: Site, machine: Machine, before: Planned | None, vlans: set[N
                                  readonly=share.readonly, owner=share.owner, mode=share.mode)
                      for share in machine.shares),
         gpu=tuple(one for one in declared.gpu if one in machine.devices),
-        devices=tuple(one for one in machine.devices if one not in declared.gpu),
+        devices=tuple(one for one in machine.devices
+                      if one not in (*declared.gpu, *site.brought(declared).devices)),
         group=None if machine.group == planned.GROUP else Name(machine.group),
         type=None if machine.type == DEFAULT_TYPE else machine.type,
         user=machine.access.user if machine.image else None, limits=machine.limits, isolate=machine.isolate,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import filecmp
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from cloudme import claim, seed, shared
@@ -14,6 +14,9 @@ from cloudme.errors import AlreadyExists, NotFound
 from cloudme.formats import seeds
 from cloudme.homelab import notes
 from cloudme.model import units
+from cloudme.model.definitions import borrowed
+from cloudme.model.definitions.borrowed import Brought
+from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import intent, planned
 from cloudme.model.homelab.checks import Surroundings
 from cloudme.model.homelab.intent import Difference, Way
@@ -33,11 +36,13 @@ TRUNK = "cm-vlans"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """coming: networks that are about to be made. Paths of the file are absolute."""
+    """configuration: the host's, which says what tags bring. coming: networks that are about to be made. Paths of the
+    file are absolute."""
 
     store: Store
     settings: Settings
     host: Host
+    configuration: HostConfiguration | None = None
     coming: dict[Name, Network] = field(default_factory=dict)
 
     def vsock(self) -> bool:
@@ -65,16 +70,22 @@ class Site:
                 found.setdefault(nic.network, self._network(nic.network))
         return found
 
+    def brought(self, declared: Declared) -> Brought:
+        """What its tags bring. Raises SpecError."""
+        return borrowed.of_tags(declared.tags, self.configuration) if self.configuration else Brought()
+
     def shape(self, declared: Declared) -> Shape:
         """What a machine has of which nothing is said."""
+        found = Shape(vcpus=self.settings.vcpus, ram_mib=self.settings.ram_mib)
         if declared.template:
-            return self.store.template(declared.template).shape
-        return Shape(vcpus=self.settings.vcpus, ram_mib=self.settings.ram_mib)
+            found = self.store.template(declared.template).shape
+        brought = self.brought(declared)
+        return Shape(vcpus=brought.vcpus or found.vcpus, ram_mib=brought.ram_mib or found.ram_mib)
 
     def intended(self, machine: Machine, one: Planned, *, new: bool) -> Machine:
         network = self.network(one.declared)
         return _seated(intent.shaped(machine, one, default=self.shape(one.declared), network=network,
-                                     vsock=self.vsock(), new=new), network)
+                                     brought=self.brought(one.declared), vsock=self.vsock(), new=new), network)
 
     def addressed(self, machine: Machine, one: Planned) -> Machine:
         """With an address where it needs one, and none is said. Raises Busy where none is free."""
@@ -168,7 +179,7 @@ def networks(homelab: Homelab, store: Store, settings: Settings) -> dict[Name, N
     return found
 
 
-def surroundings(store: Store, settings: Settings, tags: Sequence[str] | None = None) -> Surroundings:
+def surroundings(store: Store, settings: Settings, configuration: HostConfiguration | None) -> Surroundings:
     """What this host has, for the checks of a file."""
     return Surroundings(
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
@@ -176,13 +187,13 @@ def surroundings(store: Store, settings: Settings, tags: Sequence[str] | None = 
         default_mib=settings.ram_mib, images=[image.name for image in store.images()],
         networks=[network.name for network in [
             *store.networks(), *(shared.networks() if store.world.rootless else [])]],
-        tags=tags, exists=os.path.exists)
+        tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists)
 
 
 def small(homelab: Homelab) -> Homelab:
-    """The same on a small host: memory and CPUs as templates have them, and no devices."""
+    """The same on a small host: memory and CPUs as templates have them, no devices, and no tags, which bring them."""
     def less(declared: Declared) -> Declared:
-        return dataclasses.replace(declared, mem=None, vcpu=None, gpu=(), devices=())
+        return dataclasses.replace(declared, mem=None, vcpu=None, gpu=(), devices=(), tags=())
 
     hosts: Defaults = dataclasses.replace(homelab.hosts, mem=None, vcpu=None)
     machines: Mapping[Name, Declared] = {name: less(one) for name, one in homelab.machines.items()}

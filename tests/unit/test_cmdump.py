@@ -189,7 +189,8 @@ def _sane(one: Declared, at: int, before: list[Name], vlans: dict[Name, Vlan]) -
     return dataclasses.replace(
         one, template=None, image=None, kernel=None, initrd=None, cmdline=None, machine=None, user=None, vlan=vlan,
         network=None, ip=ip, mem=None if one.mem is None else 512 + one.mem % 999, playbook=None, user_data=None,
-        replicas=one.replicas and one.replicas % 3 + 1, vsock_cid=one.vsock_cid and 100 + 10 * at, tags=(),
+        replicas=one.replicas and one.replicas % 3 + 1, vsock_cid=one.vsock_cid and 100 + 10 * at, tags=(), gpu=(),
+        devices=(),
         shares=tuple(Share(source=f"/usr/share/{number}", mount_point=f"/srv/{number}", tag=share.tag,
                            readonly=share.readonly, mode=0o755) for number, share in enumerate(one.shares)),
         depends_on=tuple(before[:1]), limits=dataclasses.replace(one.limits, memory_mib=None))
