@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 from cloudme import claim, monitors
@@ -33,6 +34,8 @@ def change(
         if found and (stops or not runs):
             stop = [power.Stop(site.store, machine, site.settings, say)] if stops else []
             plan, machine = _anew(site, outcome, machine, wanted, found)
+            if stops and not changes.dry_run:
+                _check(site, machine)
             changes.apply([*stop, *plan])
             rest = []
         elif found:
@@ -58,6 +61,9 @@ def exchange(
     on = [machine for machine, _, _ in compared if site.store.is_running(machine)]
     news = []
     with transaction() as changes:
+        for machine, wanted, _ in compared:
+            if machine in on and not changes.dry_run:
+                _check(site, wanted)
         changes.apply([power.Stop(site.store, machine, site.settings, say) for machine in on])
         bare = [dataclasses.replace(machine, nics=(dataclasses.replace(machine.nics[0], address=None),
                                                    *machine.nics[1:])) for machine, _, _ in compared]
@@ -90,6 +96,13 @@ def _compared(
         raise AlreadyExists(f"there is a machine '{one.name}' of another kind: {', '.join(map(str, anew))}",
                             hint=f"vmstop -d {one.name} destroys it with its disk; then it is made anew")
     return machine, site.intended(machine, one, new=False), found
+
+
+def _check(site: Site, wanted: Machine) -> None:
+    """Whether it will start again, as far as can be known; folders that are to be made are not there yet."""
+    shares = tuple(share for share in wanted.shares if not share.made or os.path.exists(share.source))
+    power.check(site.host, site.store, [dataclasses.replace(wanted, shares=shares)],
+                site.networks_of(wanted, wanted).values())
 
 
 def _changed(

@@ -104,6 +104,15 @@ def test_replicas_move_up_by_one(lab: Lab) -> None:
     assert lab.store.owners("dmz") == {"10.2.0.21": "web00", "10.2.0.22": "web01"}
 
 
+@pytest.mark.parametrize(("more", "status"), [("vsock_cid: 9", 77), ("devices: '0000:01:00.0'", 69)])
+def test_a_machine_that_would_not_start_again_is_not_stopped(lab: Lab, more: str, status: int) -> None:
+    lab.files.closed.add("/dev/vhost-vsock")
+    lab.well(one())
+    before = lab.machine("db")
+    assert lab.apply(one(more), "--restart").status == status
+    assert lab.machine("db") == before and lab.runs() == {"db"} and len(lab.qemu.launches) == 1
+
+
 # what is live and what is not
 
 def test_limits_group_and_type_change_while_it_runs(lab: Lab) -> None:
