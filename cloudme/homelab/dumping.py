@@ -153,10 +153,12 @@ def _networks(site: Site, noted: Notes, vlans: dict[Name, Vlan]) -> nouns.Networ
     there = {network.name: network for network in site.store.networks()}
     trunks = [there[name] for name in vlans if name in there and there[name].vlan]
     own = noted.homelab.networks
-    if all(name in own.vlans for name in vlans):
+    mode = VlanMode.filtering if trunks else VlanMode.bridges
+    made = any(name in there for name in vlans)
+    if all(name in own.vlans for name in vlans) and (own.vlan_mode is mode or not made):
         return dataclasses.replace(own, vlans=vlans)
     bridge = trunks[0].bridge if trunks and trunks[0].bridge != TRUNK else None
     said = {name: dataclasses.replace(vlan, dns=vlan.dns or own.dns, prefix=vlan.prefix or (
         None if vlan.cidr else own.prefix)) if name in own.vlans else vlan for name, vlan in vlans.items()}
-    return nouns.Networks(vlan_mode=VlanMode.filtering if trunks else VlanMode.bridges, vlans=said, bridge=bridge,
+    return nouns.Networks(vlan_mode=mode, vlans=said, bridge=bridge,
                           uplink=trunks[0].uplink if trunks else None)

@@ -90,21 +90,28 @@ def locked(store: Store) -> Iterator[None]:
 def merged(
     old: Notes, homelab: Homelab, entries: Collection[str], machines: Mapping[str, str], vlans: Collection[str],
 ) -> Notes:
-    """With these entries as `homelab` has them, and these machines and networks; others stay as they were."""
+    """With these entries and VLANs as `homelab` has them, and these machines; others stay as they were."""
+    before = {name: vlan for name, vlan in old.homelab.networks.vlans.items() if name in old.vlans}
+    nets = {name: vlan if name in vlans else before.get(name, vlan) for name, vlan in homelab.networks.vlans.items()}
     declared = {name: one for name, one in homelab.machines.items() if name in entries or name in old.homelab.machines}
     declared |= {name: one for name, one in old.homelab.machines.items() if name not in entries}
     known = {**old.machines, **machines}
     return Notes(
-        homelab=dataclasses.replace(homelab, machines=declared), machines=known,
+        homelab=dataclasses.replace(homelab, machines=declared, networks=dataclasses.replace(
+            homelab.networks, vlans={**nets, **{name: vlan for name, vlan in before.items() if name not in nets}})),
+        machines=known,
         vlans=tuple(dict.fromkeys([*old.vlans, *vlans])),
         configured={uuid: digest for uuid, digest in old.configured.items() if uuid in known.values()})
 
 
 def without(old: Notes, entries: Collection[str], machines: Collection[str], vlans: Collection[str]) -> Notes:
+    before = old.homelab
     return dataclasses.replace(
         old, machines={name: uuid for name, uuid in old.machines.items() if name not in machines},
-        homelab=dataclasses.replace(old.homelab, machines={
-            name: one for name, one in old.homelab.machines.items() if name not in entries}),
+        homelab=dataclasses.replace(
+            before, machines={name: one for name, one in before.machines.items() if name not in entries},
+            networks=dataclasses.replace(before.networks, vlans={
+                name: vlan for name, vlan in before.networks.vlans.items() if name not in vlans})),
         vlans=tuple(name for name in old.vlans if name not in vlans))
 
 

@@ -154,6 +154,27 @@ def test_a_network_that_went_takes_no_one_with_it(lab: Lab) -> None:
     again(lab)
 
 
+def test_networks_that_could_not_be_changed_are_told_as_they_are(lab: Lab) -> None:
+    lab.well(TWO)
+    assert lab.apply(TWO.replace("vlans:", "vlan_mode: bridges\n  vlans:").replace("10.1.0", "10.5.0")).status != 0
+    assert dumped(lab) == said(TWO)
+    again(lab)
+    bridges = TWO.replace("vlans:", "vlan_mode: bridges\n  vlans:")
+    lab.stop()
+    lab.well(bridges)
+    assert lab.apply(TWO).status == 75
+    assert dumped(lab) == said(bridges)
+
+
+def test_vlans_that_nobody_uses_are_as_the_file_says(lab: Lab) -> None:
+    for vlans in ("{lan: {id: 10, cidr: 10.1.0.0/24}, spare: 20}", "{spare: 21, lan: {id: 10, cidr: 10.1.0.0/24}}"):
+        text = f"networks: {{vlans: {vlans}}}\nmachines: {{db: {{template: debian, vlan: lan}}}}"
+        lab.well(text)
+        assert dumped(lab) == said(text)
+    lab.well(one())
+    assert dumped(lab) == said(one())
+
+
 def test_networks_made_by_hand_are_vlans(lab: Lab) -> None:
     lab.well(one().replace("networks: {", "networks: {dns: [10.1.0.1, 9.9.9.9], "))
     (own,) = site.networks(said("networks: {vlans: {dmz: {id: 7, cidr: 10.7.0.0/24}}}"), lab.store,
