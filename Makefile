@@ -13,7 +13,7 @@ SOURCES = $(shell find $(SHIPPED) -type f ! -name '*.pyc')
 # What the host has to bring: programs to run, packages of Debian's to be tested.
 RUN_PROGRAMS = python3 python3-venv qemu-system-x86_64 qemu-img dnsmasq nft ip ssh mmdebstrap mke2fs sfdisk gpgv pasta newuidmap
 TEST_PACKAGES = git make bash zsh fish shellcheck groff-base util-linux systemd systemd-container \
-	openssh-server gpg gpg-agent slirp4netns ovmf swtpm swtpm-tools mtools dosfstools
+	openssh-server gpg gpg-agent slirp4netns ovmf swtpm swtpm-tools mtools dosfstools tmux rsync
 TEST = tools/packages $(RUN_PROGRAMS) && tools/debian-packages $(TEST_PACKAGES) && python=$$(PYTHON=$(PYTHON) tools/test-python) && PATH=$${python%/*}:$$PATH $$python
 
 .PHONY: all install uninstall demo demo-rootless test check unit contract net guest bench completions man schema format help

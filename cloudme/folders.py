@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from cloudme import index, layout
 from cloudme.disk import reported
-from cloudme.errors import NotFound, NotPermitted, UsageError
+from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, UsageError
+from cloudme.formats import render, seeds
+from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
@@ -20,6 +22,13 @@ from cloudme.store import Store
 
 MODE = 0o755
 """Of a folder that is made, where none is said."""
+
+OWN = ("images", "machines", "networks", "realms", "templates")
+"""Below a world's `data`."""
+
+MOUNT_S, IN_USE = 60, 5
+"""What a guest gets to mount shares, whose devices appear within moments; how templates/mount.sh ends where one that is
+to be unmounted is in use."""
 
 
 def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
@@ -38,17 +47,27 @@ def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
                                    hint="apt install virtiofsd (before Debian 13 it is in qemu-system-common)")
 
 
-def making(shares: Iterable[Share]) -> list[MakeFolder]:
+def making(world: World, shares: Iterable[Share]) -> list[MakeFolder]:
     """The steps that make those folders that are missing, and may be made. Raises NotFound for others, and for owners
-    that nobody is; UsageError for what is no folder."""
+    that nobody is; UsageError for what is no folder, or is ours."""
     steps = {}
     for share in shares:
+        _apart(world, share.source)
         owner = _owner(share.owner) if share.owner else (-1, -1)
         if share.made and not os.path.lexists(share.source):
             steps[share.source] = MakeFolder(share.source, owner, MODE if share.mode is None else share.mode)
         else:
             _there(share.source, "with owner= or mode= it would be made")
     return list(steps.values())
+
+
+def _apart(world: World, path: str) -> None:
+    """What is in our own folders goes with machines, and whoever can write there is root."""
+    real = os.path.realpath(path)
+    for own in (world.run, *(os.path.join(world.data, name) for name in OWN)):
+        if f"{real}/".startswith(f"{os.path.realpath(own)}/"):
+            raise UsageError(f"{path} is cloudMe's own: machines are kept there, and removed",
+                             hint="share a folder of yours, as /srv/data")
 
 
 def _there(path: str, hint: str) -> None:
@@ -89,8 +108,12 @@ class MakeFolder:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             os.mkdir(self.path, 0o700)
             self.made = True
-            os.chown(self.path, *self.owner)
-            os.chmod(self.path, self.mode)
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:  # the folder above may be somebody's who puts another one there
+                os.fchown(fd, *self.owner)
+                os.fchmod(fd, self.mode)
+            finally:
+                os.close(fd)
 
     def undo(self, host: Host) -> None:
         if self.made:
@@ -99,7 +122,32 @@ class MakeFolder:
 
 
 def down(store: Store, machine: Machine) -> list[Share]:
-    """Those shares of a machine that runs that nobody serves any more; QEMU's 9p is never down."""
+    """Those shares of a machine that runs that nobody serves any more."""
+    return _served(store, machine, False)
+
+
+def awaited(store: Store, machine: Machine) -> list[Share]:
+    """Those that it has from its next start on."""
+    return _served(store, machine, None)
+
+
+def _served(store: Store, machine: Machine, how: bool | None) -> list[Share]:
     run = store.run_folder(machine)
     return [share for share in machine.shares if store.is_running(machine)
-            and index.served(layout.share(run, share.tag)) is False]
+            and index.served(layout.share(run, share.tag)) is how]
+
+
+def mount(host: Host, store: Store, machine: Machine) -> None:
+    """Have the guest agent of a machine that runs mount its shares, and unmount what was told it before.
+
+    Raises:  Busy where the guest uses one that is to go, CommandFailed.
+    """
+    argv = ["/bin/sh", "-s", "--", *seeds.mounts(machine, int(host.now()))]
+    ended = host.agent.execute(layout.socket(store.run_folder(machine), "agent"), argv, timeout_s=MOUNT_S,
+                               stdin=render.script("mount.sh", store.world.config).encode())
+    said = ended.stderr.decode(errors="replace").strip() or f"exit status {ended.status}"
+    if ended.status == IN_USE:
+        raise Busy(f"'{machine.name}' uses what is to go: {said}", hint=f"vm {machine.name} -- fuser -vm FOLDER")
+    if ended.status:
+        raise CommandFailed(f"'{machine.name}' cannot mount what it shares: {said}",
+                            hint="its kernel knows virtiofs, or where the host has no virtiofsd, 9p")

@@ -94,7 +94,7 @@ def names(folder: str) -> list[str]:
 
 
 def served(lock: str) -> bool | None:
-    """Whether a share is, by its lock; None for one of QEMU's own 9p, or of a machine that was never started."""
+    """Whether a share is, by its lock; None for one that came to its machine after its last start."""
     return held(lock) if os.path.exists(lock) else None
 
 
@@ -180,9 +180,9 @@ def _of_template(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shares(shares: list[Any], run: str, now: str) -> list[dict[str, Any]]:
-    """tag, source, mount_point, readonly; served: False where the machine runs and what served it has ended."""
+    """tag, source, mount_point, readonly; served: whether it is, now; None: from its machine's next start on."""
     return [{**{key: share.get(key) for key in ("tag", "source", "mount_point", "readonly")},
-             "served": now == "running" and served(layout.share(run, str(share.get("tag")))) is not False}
+             "served": served(layout.share(run, str(share.get("tag")))) if now == "running" else False}
             for share in shares if isinstance(share, dict)]
 
 

@@ -37,7 +37,8 @@ def write(host: Host, store: Store, machine: Machine, networks: Mapping[Name, Ne
             host_private=_text(private_file), host_public=_text(public_file),
         )
         write_atomic(os.path.join(folder, "known_hosts"), seeds.known_hosts(machine, keys.host_public))
-        files = seeds.files(machine, keys, networks, config=store.world.config, more=own(store, machine, USER_DATA))
+        files = seeds.files(machine, keys, networks, config=store.world.config, more=own(store, machine, USER_DATA),
+                            said=int(host.now()))
         host.iso.write(os.path.join(folder, SEED), seeds.LABEL, files)
 
 

@@ -373,7 +373,7 @@ _cloudme_vmstatus() {
 complete -F _cloudme_vmstatus vmstatus
 
 _cloudme_vmstop() {
-    _cloudme_answer '-g --group -t --type -a --all -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+    _cloudme_answer '-g --group -t --type -a --all --homelab -d --destroy -y --yes --timeout --system --dry-run -h --help --version -v --verbose -q --quiet --realm' \
         '-g:groups --group:groups -t:types --type:types --timeout:none --realm:realms' \
         'machines*'
 }

@@ -559,6 +559,7 @@ complete -c vmstop -n '__cloudme_at 1+ -g --group -t --type --timeout --realm' -
 complete -c vmstop -s g -l group -x -a '(__cloudme_values groups)' -d 'the machines of this group'
 complete -c vmstop -s t -l type -x -a '(__cloudme_values types)' -d 'only those of this type'
 complete -c vmstop -s a -l all -d 'all machines of this realm that run'
+complete -c vmstop -l homelab -d 'those of cmapply\'s file that run, the last to start first'
 complete -c vmstop -s d -l destroy -d 'destroy the machines and their disks too'
 complete -c vmstop -s y -l yes -d 'do it without asking'
 complete -c vmstop -l timeout -x -d 'how long the guests get to power down (default: 60s)'

@@ -24,7 +24,7 @@ from cloudme.model.confinement import Confinement
 from cloudme.model.definitions.tpm import Tpm
 from cloudme.model.devices import VFIO
 from cloudme.model.groups import Group
-from cloudme.model.launch import Guard, Launch, TapCard
+from cloudme.model.launch import Folder, Guard, Launch, TapCard
 from cloudme.model.machine import Limits
 from cloudme.model.network import Link
 from cloudme.model.ports import Ended, Event, Host, HostReport, Line, Monitor, Power, Progress, Relay, Target
@@ -184,6 +184,7 @@ class FakeHypervisor:
     refuse: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
+    serving: list[Folder] = field(default_factory=list)
     told: FakeMonitor = field(default_factory=FakeMonitor)
     number: str = "7.2.22"
     buried: list[str] = field(default_factory=list)
@@ -233,6 +234,13 @@ class FakeHypervisor:
 
     def virtiofs(self) -> bool:
         return self.virtiofsd
+
+    @contextlib.contextmanager
+    def serve(self, folder: Folder) -> Iterator[int]:
+        self.running[folder.lock] = take_lock(folder.lock)
+        self.serving.append(folder)
+        with open(os.devnull, "rb") as nothing:
+            yield nothing.fileno()
 
     def kvm_usable(self) -> bool:
         return self.kvm

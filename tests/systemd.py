@@ -47,7 +47,7 @@ class Booted:
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = STARTED_S) -> None:
         """Return when systemd has started all that it starts at boot."""
         for group in self._groups:
             group.mkdir()
@@ -61,9 +61,9 @@ class Booted:
                 ["sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", *options, "systemd.unit=multi-user.target"],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
                 env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
-        deadline = time.monotonic() + STARTED_S
+        deadline = time.monotonic() + timeout_s
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-        while not (found := children.read_text(encoding="ascii").split()) or not self._up(int(found[0])):
+        while not (found := children.read_text(encoding="ascii").split()) or not self._up(int(found[0]), timeout_s):
             assert time.monotonic() < deadline and self._nspawn.poll() is None, log.read_text("utf-8")
             time.sleep(0.1)
 
@@ -71,24 +71,26 @@ class Booted:
         """Where the host has a file of the container that is on no mount of its own."""
         return self.root / inside.lstrip("/")
 
-    def _up(self, init: int) -> bool:
+    def _up(self, init: int, timeout_s: float) -> bool:
         """Whether this child is the container's systemd, and ready."""
         self._init = init
         if not os.path.exists(f"/proc/{init}/root/run/systemd/private"):
             return False
-        return self.call("systemctl", "is-system-running", "--wait").stdout.strip() in ("running", "degraded")
+        ended = self.call("systemctl", "is-system-running", "--wait", timeout_s=timeout_s)
+        return ended.stdout.strip() in ("running", "degraded")
 
-    def stop(self) -> None:
-        """Have it end in order, else at once; nothing is left of it but its folder."""
+    def stop(self, timeout_s: float = ENDED_S) -> None:
+        """Have it end in order, within that time, else at once; nothing is left of it but its folder."""
         if self._nspawn is not None:
             self.call("systemctl", "poweroff", "--no-block")
             try:
-                self._nspawn.wait(ENDED_S)
+                self._nspawn.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 os.kill(self._init, signal.SIGKILL)
                 self._nspawn.wait()
+            self._nspawn = None
         for group in self._groups:
-            for folder, _, _ in os.walk(group, topdown=False):
+            for folder, _, _ in os.walk(group, topdown=False):  # nothing, where it was stopped before
                 os.rmdir(folder)
 
     def argv(self, *words: str) -> list[str]:

@@ -48,9 +48,6 @@ class Parser(argparse.ArgumentParser):
     takes_command = False
     """Whether what follows '--' is a command, in `args.command`; argparse would take it for a name left out."""
 
-    mixed = False
-    """Whether options may be among the positionals, where these are several: 'cmapply FILE --restart NAME'."""
-
     def __init__(self, summary: str, details: str = "") -> None:
         super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
                          formatter_class=Help)
@@ -63,10 +60,13 @@ class Parser(argparse.ArgumentParser):
             "--realm", metavar="NAME", help="the network namespace to act in (default: CLOUDME_REALM, else the host's)")
         cli.complete(realm, "realms")
 
-    def parse_args(  # type: ignore[override]  # its overloads say no more
+    def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
     ) -> argparse.Namespace:
-        return self.parse_intermixed_args(args, namespace) if self.mixed else super().parse_args(args, namespace)
+        """Options may stand between names: FILE --restart NAME."""
+        if self.takes_command or self._subparsers:
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
     def parse_known_args(  # type: ignore[override]  # its overloads say no more
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,

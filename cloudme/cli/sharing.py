@@ -37,7 +37,7 @@ def tell_kind(args: argparse.Namespace, host: Host, shares: Sequence[Share]) -> 
 def update(args: argparse.Namespace) -> None:
     """vmupdate --share, --no-share."""
     if args.pubkey_path or args.ip or args.user_data or args.limit or args.ports or args.now:
-        raise UsageError("shares go alone: they change when the machine starts",
+        raise UsageError("shares go alone: they change at once, or when the machine starts",
                          hint="vmupdate NAME --share SOURCE:MOUNT")
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
@@ -47,17 +47,20 @@ def update(args: argparse.Namespace) -> None:
         return
     tell_kind(args, host, new.shares)
     with cli.transaction(args, host) as transaction:
-        sharing.update(transaction, store, machine, new, settings)
+        why = sharing.update(transaction, store, machine, new, settings)
+    if why:
+        cli.teller(args)(f"'{machine.name}' runs, and has them so when it is started again, since {why}: "
+                         f"vmrestart {machine.name}")
     if transaction.dry_run:
         return
-    if store.is_running(machine):
-        cli.teller(args)(f"'{machine.name}' runs, and has them when it is started again: vmrestart {machine.name}")
     print(machine.name)
 
 
 def tell(args: argparse.Namespace, store: Store, machine: Machine) -> None:
-    """Say which shares of a machine that runs are down, on stderr."""
+    """Say which shares of a machine that runs are down, or not there yet, on stderr."""
     for one in folders.down(store, machine):
         cli.teller(args)(f"the share '{one.tag}' of '{machine.name}' is down, see "
                          f"{layout.share(store.folder(machine), one.tag)}.log: vmrestart {machine.name}")
+    for one in folders.awaited(store, machine):
+        cli.teller(args)(f"'{machine.name}' has the share '{one.tag}' from its next start on: vmrestart {machine.name}")
 

@@ -42,20 +42,22 @@ class Keys:
 
 
 def files(
-    machine: Machine, keys: Keys, networks: Mapping[Name, Network], *, config: str, more: str = "",
+    machine: Machine, keys: Keys, networks: Mapping[Name, Network], *, config: str, more: str = "", said: int = 0,
 ) -> dict[str, bytes]:
     """Return name -> content of the files on the disk.
 
     config:  the folder whose templates/ win.
     more:    the user's own user-data, which cloud-init merges with ours by its own rules: ours comes last, replaces
              plain values, and appends to lists.
+    said:    when that is, in seconds since 1970.
     """
     values = {
         "name": called(machine), "fqdn": f"{called(machine)}.{domain(machine, networks)}", "user": machine.access.user,
         "instance_id": machine.seed_id or machine.uuid, "host_key_private": keys.host_private,
         "host_key_public": keys.host_public.strip(),
         "public_keys": [line.strip() for line in keys.public.splitlines() if line.strip() and line[0] != "#"],
-        "cards": [_card(nic, networks[nic.network]) for nic in machine.nics], "bootcmd": _commands(machine, config),
+        "cards": [_card(nic, networks[nic.network]) for nic in machine.nics],
+        "bootcmd": _commands(machine, config, said),
     }
     made = {name: render.text(template, config, **values) for name, template in FILES.items()}
     if more:
@@ -68,20 +70,20 @@ def called(machine: Machine) -> str:
     return machine.hostname or machine.name
 
 
-def mounts(machine: Machine) -> list[str]:
-    """The words of templates/mount.sh."""
-    return [word for share in machine.shares
-            for word in (share.tag, share.mount_point, "ro" if share.readonly else "rw")]
+def mounts(machine: Machine, said: int) -> list[str]:
+    """The words of templates/mount.sh, outer mounts first. said: when that is, in seconds since 1970."""
+    return [str(said), *(word for share in sorted(machine.shares, key=lambda share: share.mount_point)
+                         for word in (share.tag, share.mount_point, "ro" if share.readonly else "rw"))]
 
 
-def _commands(machine: Machine, config: str) -> list[list[str]]:
+def _commands(machine: Machine, config: str, said: int) -> list[list[str]]:
     """What is done at each boot: keys that a seed before this one brought go, to which cloud-init would only add;
     shares are mounted, and those of such a seed forgotten."""
     user, found = machine.access.user, []
     if user != "root":
         found.append(["cloud-init-per", "instance", "cloudme-keys", "sh", "-c", f"rm -f ~{user}/.ssh/authorized_keys"])
     if machine.shares or machine.seed_id:
-        found.append(["sh", "-c", render.script("mount.sh", config), "mount.sh", *mounts(machine)])
+        found.append(["sh", "-c", render.script("mount.sh", config), "mount.sh", *mounts(machine, said)])
     return found
 
 

@@ -14,7 +14,7 @@ from cloudme.model import identity, limits
 from cloudme.model.homelab.intent import SEEDED, Difference, Way, live
 from cloudme.model.machine import Machine
 from cloudme.model.steps import Step, Transaction
-from cloudme.operations import limiting, memory, networks, opening, power, rewriting
+from cloudme.operations import limiting, memory, networks, opening, power, rewriting, sharing
 
 
 def change(
@@ -28,7 +28,9 @@ def change(
     """
     machine, wanted, found = _compared(site, outcome, diff)
     runs = site.store.is_running(machine)
-    rest = [difference for difference in found if difference.way is Way.restart]
+    plugged = runs and machine.shares != wanted.shares and _plugged(site, machine, wanted)
+    rest = [difference for difference in found if difference.way is Way.restart
+            and not (plugged and difference.key == "shares")]
     stops = runs and bool(rest) and restart
     with transaction() as changes:
         if found and (stops or not runs):
@@ -41,6 +43,9 @@ def change(
         elif found:
             before, machine = machine, live(machine, wanted)
             changes.apply(_at_once(site, before, machine))
+            if plugged:
+                machine = dataclasses.replace(machine, shares=plugged.shares, seed_id=plugged.seed_id)
+                sharing.update(changes, site.store, before, machine, site.settings)
             if [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
                 changes.apply(steps)
                 machine, rest = dataclasses.replace(machine, shape=wanted.shape), []
@@ -130,6 +135,12 @@ def _at_once(site: Site, old: Machine, new: Machine) -> list[Step]:
 def _rewrite(site: Site, old: Machine, new: Machine, what: str) -> Step:
     return rewriting.Rewrite(site.store, old, rewriting.Wanted(
         machine=new, networks=site.networks_of(old, new), what=what))
+
+
+def _plugged(site: Site, old: Machine, wanted: Machine) -> Machine | None:
+    """The machine with shares that it can have while it runs; None where they wait for its next start."""
+    new = dataclasses.replace(old, shares=wanted.shares, seed_id=identity.new_uuid())
+    return None if sharing.why_later(site.host, site.store, old, new) else new
 
 
 def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:

@@ -23,7 +23,7 @@ def words(site: Site, one: Planned) -> str:
     base = f"a clone of {declared.template}" if declared.template else f"on image {declared.image}"
     shape = intent.shape(one, site.shape(declared))
     where = f"{site.network(declared).name}{f' at {declared.ip}' if declared.ip else ''}"
-    lines = [step.describe() for step in folders.making(intent.shares(one))]
+    lines = [step.describe() for step in folders.making(site.store.world, intent.shares(one))]
     return "\n".join([*lines, f"make {one.name}: {base}, group {one.group}, type {one.type}, {shape.vcpus} CPUs, "
                       f"{human(shape.ram_mib * MIB)}, on {where}"])
 

@@ -32,6 +32,9 @@ INFINITY = (1 << 64) - 1
 ANSWER_S = 10
 """What systemd gets to answer: it does in a hundredth of a second."""
 
+STOPPER = "cloudme-homelab.service"
+"""What powers machines down when the host does: after it only systemd may end their scopes (systemd.unit(5))."""
+
 GONE_S = 2
 """What systemd gets to hear that a scope has no process any more."""
 
@@ -172,7 +175,7 @@ class Scopes:
             try:
                 self._tell("StartTransientUnit", "ssa(sv)a(sa(sv))", [_unit(group), "fail"], [
                     ["PIDs", "au", "1", str(pid)], ["Slice", "s", "cloudme.slice"],
-                    ["CollectMode", "s", "inactive-or-failed"],
+                    ["CollectMode", "s", "inactive-or-failed"], ["Before", "as", "1", STOPPER],
                     ["Description", "s", f"cloudMe machine {group.name}"], *_properties(group)], ["0"])
                 return
             except CommandFailed as error:

@@ -20,7 +20,7 @@ from cloudme.host.holders import holder, last_words, pidfd_of
 from cloudme.model import identity
 from cloudme.model.confinement import Confinement
 from cloudme.model.groups import Groups
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Folder, Launch
 from cloudme.model.ports import Monitor, Net, Power, Run
 from cloudme.qemu import files
 from cloudme.qemu import launch as rendering
@@ -97,13 +97,13 @@ class Qemu:
         """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word.
 
         QEMU greets before it has made its devices, and answers when it has: with devices of the host's that may fail,
-        and it takes a while, since all of its memory is locked.
+        and it takes a while, since all of its memory is locked; with shares it fails where a virtiofsd has ended.
         """
         timeout_s += launch.locked_bytes / LOCKS_BYTES_S
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(launch.monitors[-1].path)
             heard = _heard(client, pidfd, timeout_s)
-            if heard and launch.locked_bytes:
+            if heard and (launch.locked_bytes or launch.folders):
                 with contextlib.suppress(BrokenPipeError):
                     client.sendall(b'{"execute": "qmp_capabilities"}\n')
                 heard = _heard(client, pidfd, timeout_s)
@@ -200,6 +200,11 @@ class Qemu:
 
     def virtiofs(self) -> bool:
         return self._shares.program() is not None
+
+    @contextlib.contextmanager
+    def serve(self, folder: Folder) -> Iterator[int]:
+        with contextlib.ExitStack() as mine:
+            yield self._shares.served(folder, mine)
 
     @cache  # noqa: B019
     def kvm_usable(self) -> bool:

@@ -53,15 +53,10 @@ class Shares:
         """
         fds = {}
         for folder in launch.folders:
-            with contextlib.suppress(FileNotFoundError):
-                holders.kill(folder.lock, END_S)
-                os.unlink(folder.lock)
-            if not os.path.isdir(folder.source):
-                raise NotFound(f"the folder {folder.source} that '{launch.name}' shares is gone",
-                               hint=f"vmupdate {launch.name} --no-share {folder.tag}")
-            fds[folder.role] = (self._served(folder) if launch.virtiofs
-                                else os.open(folder.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            mine.callback(os.close, fds[folder.role])
+            if launch.virtiofs:
+                fds[folder.role] = self.served(folder, mine)
+            else:
+                fds |= _own(folder, mine)
         return fds
 
     def check(self, launch: Launch) -> None:
@@ -71,8 +66,12 @@ class Shares:
                 raise PeerError(f"what serves the share '{folder.tag}' of '{launch.name}' ended: "
                                 f"{holders.last_words(folder.log)}", hint=f"see {folder.log}")
 
-    def _served(self, folder: Folder) -> int:
-        """A socket that is connected to a virtiofsd. Its path is there for a moment only: nobody else gets to it."""
+    def served(self, folder: Folder, living: contextlib.ExitStack) -> int:
+        """A socket that is connected to a virtiofsd. Its path is there for a moment only: nobody else gets to it.
+
+        Raises:  likewise.
+        """
+        _begin(folder)
         program = self.program()
         if program is None:
             raise PeerError("there is no virtiofsd any more", hint="apt install virtiofsd")
@@ -95,7 +94,28 @@ class Shares:
             except BaseException:
                 client.close()
                 raise
-            return client.detach()
+            fd = client.detach()
+            living.callback(os.close, fd)
+            return fd
+
+
+def _own(folder: Folder, mine: contextlib.ExitStack) -> dict[str, int]:
+    """Of a folder that QEMU serves itself: what it gets, and the lock that says that it does."""
+    _begin(folder)
+    fds = {f"{folder.role}.lock": take_lock(folder.lock)}
+    mine.callback(os.close, fds[f"{folder.role}.lock"])
+    fds[folder.role] = os.open(folder.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mine.callback(os.close, fds[folder.role])
+    return fds
+
+
+def _begin(folder: Folder) -> None:
+    """Nobody of an earlier life serves it any more. Raises NotFound where it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        holders.kill(folder.lock, END_S)
+        os.unlink(folder.lock)
+    if not os.path.isdir(folder.source):
+        raise NotFound(f"the shared folder {folder.source} is gone", hint=f"vmupdate NAME --no-share {folder.tag}")
 
 
 def confinement(folder: Folder, program: virtiofs.Program) -> Confinement:

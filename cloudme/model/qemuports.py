@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cloudme.errors import CloudMeError
 from cloudme.model.guestports import Json
-from cloudme.model.launch import Launch
+from cloudme.model.launch import Folder, Launch
 
 
 class Monitor(Protocol):
@@ -113,6 +113,12 @@ class Hypervisor(Protocol):
 
     def virtiofs(self) -> bool:
         """Whether shares of machines that start here are virtiofs, not 9p."""
+
+    def serve(self, folder: Folder) -> AbstractContextManager[int]:
+        """Start a virtiofsd for a folder, and return a socket that is connected to it: it ends with the last copy.
+
+        Raises:  NotFound where the folder is missing, PeerError where there is no virtiofsd any more.
+        """
 
     def kvm_usable(self) -> bool:
         """Whether stock kernels run under KVM here: /dev/kvm opens and, on x86, the CPU says vmx or svm."""

@@ -47,7 +47,7 @@ def making(
     for name, network in networks.items():
         claim.check_free(transaction.host, store, network, [
             address for request in requests if request.networks[0] == name for address in request.addresses])
-    made = folders.making(share for request in requests for share in request.shares)
+    made = folders.making(store.world, (share for request in requests for share in request.shares))
     with store.locked() if not transaction.dry_run else contextlib.nullcontext():
         for request in requests:  # somebody may have been quicker
             claim.check_records(store, networks[request.networks[0]], request.addresses)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudme import folders, layout, place, seed
-from cloudme.errors import CommandFailed, PeerError
-from cloudme.formats import render, seeds
+from cloudme.errors import PeerError
+from cloudme.formats import seeds
 from cloudme.model import identity, warm
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import Machine, Nic
@@ -25,9 +25,6 @@ ANSWER_S = 60
 ENTROPY_BYTES = 64
 
 PULL_S = 30
-
-MOUNT_S = 60
-"""What a clone gets to mount its shares: their devices appear within moments."""
 
 FILTER = "NIC_RX_FILTER_CHANGED"
 """Sent once for each time that the filter was asked for (QEMU, qapi/net.json)."""
@@ -90,19 +87,9 @@ class Restore:
                 monitor.execute("device_add", **part.props)
                 if "netdev" in part.props:
                     _connect(monitor, part.props["id"])
-        if self.machine.shares:
-            self._mount(host)
+        if self.machine.shares:  # it does not boot, so its seed tells it nothing yet
+            folders.mount(host, self.store, self.machine)
         self.store.publish(self.machine)
-
-    def _mount(self, host: Host) -> None:
-        """It does not boot, so its seed tells it nothing yet."""
-        argv = ["/bin/sh", "-s", "--", *seeds.mounts(self.machine)]
-        ended = host.agent.execute(layout.socket(self.place.run, "agent"), argv, timeout_s=MOUNT_S,
-                                   stdin=render.script("mount.sh", self.store.world.config).encode())
-        if ended.status:
-            said = ended.stderr.decode(errors="replace").strip() or f"exit status {ended.status}"
-            raise CommandFailed(f"'{self.machine.name}' cannot mount what it shares: {said}",
-                                hint="its kernel knows virtiofs, or where the host has no virtiofsd, 9p")
 
     def _identity(self, host: Host) -> Json:
         """What templates/identity.py in the guest makes true."""

@@ -83,7 +83,7 @@ def make(transaction: Transaction, store: Store, wanted: Wanted, settings: Setti
     claim.check_free(host, store, first, addresses)
     limits.check(wanted.limits, wanted.shape.ram_mib)
     host.groups.check(wanted.limits, store.world.machines)
-    made = folders.making(wanted.shares)
+    made = folders.making(store.world, wanted.shares)
     user = wanted.user or image.user
     if user == "root":
         raise UsageError(f"nobody logs in as root here, and image '{image.name}' names nobody else", hint="--user NAME")

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudme import balloon, index, layout, monitors
+from cloudme import balloon, folders, index, layout, monitors
 from cloudme.errors import CloudMeError
 from cloudme.formats import evidence, processes
 from cloudme.model import readiness
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
 from cloudme.model.readiness import Evidence
+from cloudme.model.share import Share
 from cloudme.qemu import launch
 from cloudme.store import Store
 
@@ -138,7 +139,7 @@ def _status(host: Host, store: Store, machine: Machine, seen: Seen, *, agent: bo
         left_bytes=memory.left_bytes if memory else None, ram_bytes=machine.shape.ram_mib << 20,
         host_bytes=processes.own_bytes(rollup or ""), allocated_bytes=_allocated(folder, machine),
         disk_bytes=sum(disk.size_bytes for disk in machine.disks),
-        error=_error(folder, store.run_folder(machine), said, alive=runs),
+        error=_error(folder, store.run_folder(machine), said, folders.down(store, machine), alive=runs),
     )
 
 
@@ -158,8 +159,8 @@ def _allocated(folder: str, machine: Machine) -> int | None:
         return None
 
 
-def _error(folder: str, run: str, said: Said | None, *, alive: bool) -> str:
-    """What its logs say of this life, or of the end of the last one."""
+def _error(folder: str, run: str, said: Said | None, down: Sequence[Share], *, alive: bool) -> str:
+    """What QEMU says, its shares, and its logs, of this life or the end of the last one. down: shares that are."""
     if said and said.state in TROUBLES:
         return TROUBLES[said.state]
     serial = evidence.serial(_tail(os.path.join(folder, launch.SERIAL_LOG)))
@@ -168,6 +169,8 @@ def _error(folder: str, run: str, said: Said | None, *, alive: bool) -> str:
     cause = readiness.diagnose(seen, "booted")
     if cause.hopeless and not readiness.reached(seen, "booted"):
         return _plain(cause.why)
+    if down and alive:
+        return f"the share '{down[0].tag}' is down: vmrestart brings it back"
     words = "" if alive else evidence.last_words(_tail(os.path.join(run, launch.OUTPUT)))
     return _plain(words if "warning:" not in words else "") or _plain(serial.complaint)
 

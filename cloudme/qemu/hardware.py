@@ -204,3 +204,9 @@ def share(role: str, tag: str, index: int, *, virtiofs: bool, plugged: bool) -> 
     device = ({"driver": "vhost-user-fs-pci", "chardev": role, "tag": tag} if virtiofs
               else {"driver": "virtio-9p-pci", "fsdev": role, "mount_tag": tag})
     return [Part("device", {**device, "id": f"share{index}", **place, "multifunction": index == 0})]
+
+
+def later_share(role: str, tag: str, index: int, port: str) -> Parts:
+    """Likewise one of those that come to a machine that runs, into a root port that is empty."""
+    (device,) = share(role, tag, index, virtiofs=True, plugged=True)
+    return [Part("device", {**device.props, "id": f"share-{tag}", "bus": port})]

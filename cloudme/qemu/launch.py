@@ -17,6 +17,7 @@ from cloudme.model.launch import Folder, Launch, Listener, Part, TapCard
 from cloudme.model.machine import INITRD, KERNEL, Limits, Machine, Nic
 from cloudme.model.names import Name
 from cloudme.model.network import Network
+from cloudme.model.share import Share
 from cloudme.qemu import files, hardware, taps
 
 BINARY = "qemu-system-x86_64"
@@ -166,9 +167,13 @@ def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
 
 
 def _folders(machine: Machine, place: Place) -> list[Folder]:
-    return [Folder(role=f"fs{index}", tag=share.tag, source=share.source, readonly=share.readonly,
-                   lock=layout.share(place.run, share.tag), log=f"{layout.share(place.folder, share.tag)}.log")
-            for index, share in enumerate(machine.shares)]
+    return [folder(share, f"fs{index}", place.folder, place.run) for index, share in enumerate(machine.shares)]
+
+
+def folder(share: Share, role: str, home: str, run: str) -> Folder:
+    """home, run: the folders of the machine."""
+    return Folder(role=role, tag=share.tag, source=share.source, readonly=share.readonly,
+                  lock=layout.share(run, share.tag), log=f"{layout.share(home, share.tag)}.log")
 
 
 def group(machine: Machine, place: Place) -> Group | None:

@@ -8,6 +8,8 @@ import select
 import shutil
 import subprocess
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,13 @@ from cloudme import index, layout
 from cloudme.errors import PeerError
 from cloudme.host import confine, holders, qemu, sharing
 from cloudme.host.run import Programs
+from cloudme.layout import World
 from cloudme.model.machine import Access, Disk, Machine, Shape
 from cloudme.model.names import Name
 from cloudme.model.share import Share
-from cloudme.qemu import launch, virtiofs
+from cloudme.operations import sharing as sharing_operation
+from cloudme.qemu import hardware, launch, virtiofs
+from cloudme.store import Store
 from tests import fakes
 
 pytestmark = pytest.mark.contract
@@ -54,9 +59,10 @@ def served(real: qemu.Qemu) -> None:
 
 
 def machine(place: launch.Place, *, readonly: bool = False) -> Machine:
+    """Its uuid is its place's: who starts a machine ends what else runs as its user, maybe another test's."""
     return Machine(
-        name=Name("web00"), uuid="0c5a0b0e-7f43-4d1e-9a55-2d6f0c1b7e31", group="g", type=Name("t"), template=None,
-        shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1 << 20),), nics=(),
+        name=Name("web00"), uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, place.folder)), group="g", type=Name("t"),
+        template=None, shape=Shape(vcpus=1, ram_mib=64), disks=(Disk(file="disk.qcow2", size_bytes=1 << 20),), nics=(),
         access=Access(user="root", key_of=Name("t"), seeded=False), created="",
         shares=(Share(source=f"{place.folder}/data, all", mount_point="/srv/data", tag="data", readonly=readonly),))
 
@@ -162,7 +168,42 @@ def test_qemu_serves_9p_itself_where_there_is_no_virtiofsd(
     real.start(launch.of(made, place))
     with real.monitor(f"{place.run}/qmp.0") as monitor:
         assert "share0" in [device["qdev_id"] for bus in monitor.execute("query-pci") for device in bus["devices"]]
-    assert index.served(layout.share(place.run, "data")) is None
+    assert index.served(layout.share(place.run, "data"))
+    real.kill(layout.lock(place.folder))
+    assert index.served(layout.share(place.run, "data")) is False
+
+
+def ports(real: qemu.Qemu, run: str) -> dict[str, list[str]]:
+    """What is in each root port, once the firmware has given them numbers."""
+    with real.monitor(f"{run}/qmp.0") as monitor:
+        while True:
+            found = {device["qdev_id"]: device["pci_bridge"] for bus in monitor.execute("query-pci")
+                     for device in bus["devices"] if device["qdev_id"] in hardware.ROOT_PORTS}
+            if all(bridge["bus"]["secondary"] for bridge in found.values()):
+                return {name: [one["qdev_id"] for one in bridge.get("devices", [])] for name, bridge in found.items()}
+            time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("served")
+def test_shares_come_to_a_machine_that_runs(real: qemu.Qemu, place: launch.Place) -> None:
+    """Its guest is played: there is nothing but the firmware."""
+    store = Store(World(data=f"{place.folder}/d", run=f"{place.folder}/r", config=f"{place.folder}/c"))
+    made = machine(place)
+    place = dataclasses.replace(place, folder=store.folder(made), run=store.run_folder(made))
+    os.makedirs(place.folder)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{place.folder}/disk.qcow2", "1M"], check=True)
+    new = dataclasses.replace(made, shares=(*made.shares, *(
+        Share(source=made.shares[0].source, mount_point=f"/{tag}", tag=tag, readonly=tag == "two")
+        for tag in ("one", "two"))))
+    real.start(launch.of(made, place))
+    try:
+        assert ports(real, place.run) == {"rp0": [], "rp1": [], "rp2": [], "rp3": ["balloon"]}
+        sharing_operation.Swap(store, made, new).do(fakes.host(qemu=real))
+        assert sorted(ports(real, place.run)["rp0"]) == ["share-one", "share-two"]
+        assert all(index.served(layout.share(place.run, one.tag)) for one in new.shares)
+    finally:
+        real.kill(layout.lock(place.folder))
+    assert all(ended(layout.share(place.run, one.tag)) for one in new.shares)
 
 
 @pytest.mark.parametrize("virtiofsd", [True, False])

@@ -25,7 +25,7 @@ from tests.users import users as users
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = os.environ.get("CLOUDME_CACHE", "/var/cache/cloudme")
-PACKAGES = "nginx-light,postgresql,pciutils,dnsmasq-base,nftables"
+PACKAGES = "nginx-light,postgresql,pciutils,dnsmasq-base,nftables,rsync"
 NONCE = os.urandom(16).hex()
 
 
@@ -83,13 +83,16 @@ class Cloud:
         return kept
 
 
+CLOUD = pytest.StashKey[Cloud]()
+
+
 @pytest.fixture(scope="session")
-def cloud() -> Iterator[Cloud]:
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
     """A started network in a realm of its own; everything is ended and removed afterwards."""
     if os.geteuid() != 0:
         pytest.skip("guest tests build an image and a realm: root is missing")
     home = tempfile.mkdtemp(prefix="cm-guest-")
-    it = Cloud(home, f"t{os.getpid()}")
+    it = request.config.stash[CLOUD] = Cloud(home, f"t{os.getpid()}")
     try:
         it.run("cmnet", "start")
         yield it
@@ -127,9 +130,9 @@ def warm(cloud: Cloud, template: str) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """After a failure the evidence is kept, and its place is in the report."""
+    """After a failure, also of what it stands on, the evidence is kept, and its place is in the report."""
     report = yield
-    it = getattr(item, "funcargs", {}).get("cloud")
-    if report.when == "call" and report.failed and it is not None:
+    it = item.config.stash.get(CLOUD, None)
+    if report.when != "teardown" and report.failed and it is not None:
         report.sections.append(("evidence", it.evidence(item.name)))
     return report

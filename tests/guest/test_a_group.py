@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,14 @@ NAMES = ["web00", "web01", "sql00"]
 
 
 @pytest.fixture(scope="module", params=["cold", "instant"])
-def group(request: pytest.FixtureRequest, cloud: Cloud, template: str) -> list[str]:
+def group(request: pytest.FixtureRequest, cloud: Cloud, template: str) -> Iterator[list[str]]:
     """The three machines of examples/pftest, made and started: those that boot do while the next test begins."""
     if request.param == "instant":
         request.getfixturevalue("warm")
     made = cloud.run("vminstantiate", f"--{request.param}", "-f", str(ROOT / "examples/pftest"))
     assert made.split() == NAMES
-    return NAMES
+    yield NAMES
+    cloud.call("vmstop", "-d", "-y", "--timeout", "1", *NAMES)  # those that the last test did not come to
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.guest.conftest import Cloud
+from tests.panes import Pane
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -81,6 +84,28 @@ def test_a_clone_that_shares_its_memory_has_no_balloon_and_says_so(cloud: Cloud,
     assert f"vmrestart {first}" in refused.stderr.decode()
 
 
+def test_a_live_table_in_a_terminal_follows_what_happens(
+    cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
+) -> None:
+    first, second = pair
+    with Pane(tmp_path, cloud.argv("vmstatus", "daily", "--watch"), cloud.env, columns=110, rows=12) as pane:
+        def line(screen: str, name: str) -> str:
+            return next((line for line in screen.splitlines() if line.split()[:1] == [name]), "")
+
+        screen = pane.expect(lambda screen: line(screen, first) and "/640M" in line(screen, second))
+        assert screen.split()[:9] == ["name", "state", "address", "up", "cpu", "guest", "host", "disk", "error"]
+        assert all(line(screen, name).split()[1] == "running" for name in pair)
+        cloud.run("vmmem", second, "400M")
+        pane.expect(lambda screen: "/400M" in line(screen, second))
+        pane.resize(140, 30)
+        cloud.run("vmmem", second, "640M")
+        assert len(pane.expect(lambda screen: "/640M" in line(screen, second)).splitlines()) == 30
+        assert "\033[" in pane.screen(colours=True)
+        pane.keys("C-c")
+        assert pane.ended() == 128 + signal.SIGINT
+        assert first not in pane.screen()  # the screen is what it was
+
+
 def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tuple[str, str]) -> None:
     """Its clone, which shares memory, has none; what the source gives back is not the clone's."""
     _, second = pair
@@ -99,27 +124,41 @@ def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tu
         cloud.call("vmstop", "-d", "-y", "--timeout", "1", fork)
 
 
-def test_plain_ssh_and_scp_find_machines_by_their_names(
+def test_ssh_scp_and_rsync_find_machines_by_their_names(
     cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
 ) -> None:
-    """In a realm: only `vm --proxy` leads there."""
-    first, _ = pair
-    env = {**cloud.env, "HOME": str(tmp_path)}
-    said = subprocess.run(cloud.argv("cmsshconfig", "--include"), env=env, capture_output=True, text=True, check=True)
+    """In a realm: only `vm --proxy` leads there. Nothing but the name is typed, and what was written is read."""
+    if not shutil.which("rsync"):
+        pytest.skip("rsync is missing")
+    first, second = pair
+    said = subprocess.run(cloud.argv("cmsshconfig", "--include"), env={**cloud.env, "HOME": str(tmp_path)},
+                          capture_output=True, text=True, check=True)
     assert said.stdout.strip() == f"{tmp_path}/.ssh/config.d/cloudme-{cloud.realm}"
-    config = tmp_path / ".ssh/config"
-    config.write_text(config.read_text(encoding="utf-8").replace("config.d/", f"{tmp_path}/.ssh/config.d/"), "utf-8")
-    path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
-    plain = {"PATH": path, "HOME": str(tmp_path)}  # ssh itself goes by passwd(5), not by HOME
+    users = tmp_path / "passwd"
+    users.write_text(f"root:x:0:0::{tmp_path}:/bin/sh\n", encoding="utf-8")
 
     def run(*words: str) -> str:
-        return subprocess.run(words, env=plain, capture_output=True, text=True, check=True, timeout=120,
-                              stdin=subprocess.DEVNULL).stdout
+        """In the eyes of ssh, which goes by passwd(5) and not by HOME, that folder is its user's home."""
+        path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
+        argv = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(users), *words]
+        return subprocess.run(argv, env={"PATH": path, "HOME": str(tmp_path)}, capture_output=True, text=True,
+                              check=True, timeout=120, stdin=subprocess.DEVNULL, cwd=tmp_path).stdout
 
-    assert run("ssh", "-F", str(config), first, "hostname") == f"{first}\n"
+    assert [run("ssh", name, "hostname") for name in pair] == [f"{first}\n", f"{second}\n"]
     (tmp_path / "file").write_text("by scp", encoding="utf-8")
-    run("scp", "-q", "-F", str(config), str(tmp_path / "file"), f"{first}:/tmp/by-scp")
+    run("scp", "-q", "file", f"{first}:/tmp/by-scp")
+    run("scp", "-q", f"{first}:/etc/machine-id", "its-own")
     assert cloud.run("vm", first, "--", "cat /tmp/by-scp") == "by scp"
+    assert cloud.run("vm", first, "--", "cat /etc/machine-id") == (tmp_path / "its-own").read_text(encoding="utf-8")
+    site = tmp_path / "site"
+    site.mkdir()
+    site.joinpath("index.html").write_text("a page", encoding="utf-8")
+    site.joinpath("link").symlink_to("index.html")
+    run("rsync", "-a", "site/", f"{second}:/srv/site/")
+    cloud.run("vm", second, "--", "echo another >/srv/site/other")
+    assert run("rsync", "-a", "--itemize-changes", f"{second}:/srv/site/", "site").split() == [
+        ".d..t......", "./", ">f+++++++++", "other"]
+    assert cloud.run("vm", second, "--", "readlink /srv/site/link; cat /srv/site/link") == "index.html\na page"
 
 
 def test_the_journals_of_several_machines_come_line_by_line(cloud: Cloud, pair: tuple[str, str]) -> None:

@@ -257,10 +257,10 @@ def test_systemd_is_asked_where_it_is(tree: Tree) -> None:
     assert groups.change(group(tree, Limits(tasks=300)))
     start, change = (call[call.index("call") + 4:] for call in run.calls)
     assert start == [
-        "StartTransientUnit", "ssa(sv)a(sa(sv))", "cloudme-web00.scope", "fail", "8", "PIDs", "au", "1", "7", "Slice",
-        "s", "cloudme.slice", "CollectMode", "s", "inactive-or-failed", "Description", "s", "cloudMe machine web00",
-        "CPUQuotaPerSecUSec", "t", "1500000", "MemoryMax", "t", str(1 << 30), "MemorySwapMax", "t", str(1 << 30),
-        "TasksMax", "t", str((1 << 64) - 1), "0"]
+        "StartTransientUnit", "ssa(sv)a(sa(sv))", "cloudme-web00.scope", "fail", "9", "PIDs", "au", "1", "7", "Slice",
+        "s", "cloudme.slice", "CollectMode", "s", "inactive-or-failed", "Before", "as", "1", "cloudme-homelab.service",
+        "Description", "s", "cloudMe machine web00", "CPUQuotaPerSecUSec", "t", "1500000", "MemoryMax", "t",
+        str(1 << 30), "MemorySwapMax", "t", str(1 << 30), "TasksMax", "t", str((1 << 64) - 1), "0"]
     assert change == ["SetUnitProperties", "sba(sv)", "cloudme-web00.scope", "true", "1", "TasksMax", "t", "300"]
     run.fail["SetUnitProperties"] = CommandFailed("busctl failed: Call failed: Unit cloudme-web00.scope not found.")
     assert not groups.change(group(tree, Limits(tasks=300)))

@@ -15,6 +15,7 @@ import yaml
 from cloudme import folders, layout, warm
 from cloudme.errors import AlreadyExists, CommandFailed, HostUnavailable, NotFound, NotPermitted, UsageError
 from cloudme.formats import seeds
+from cloudme.layout import World
 from cloudme.model import share
 from cloudme.model.hostconfig import Settings
 from cloudme.model.launch import Folder, Launch, Part
@@ -34,6 +35,7 @@ from tests.unit.test_warm import make, template
 SETTINGS = Settings()
 DATA = Share(source="/srv/a, b", mount_point="/srv/data", tag="srv-data")
 WWW = Share(source="/srv/www", mount_point="/var/www", tag="www", readonly=True)
+WORLD = World(data="/nowhere", run="/nowhere/run", config="/nowhere/config")
 PLACE = launch.Place(folder="/data/machines/web00", run="/run/cloudme/web00", accel="tcg",
                      networks={Name("default"): SETTINGS.network()})
 
@@ -150,9 +152,10 @@ def told(store: Store, made: Machine) -> list[list[str]]:
 def test_the_seed_mounts_shares_at_each_boot_and_forgets_those_of_an_older_one(store: Store) -> None:
     ((_, _, script, *words),) = told(store, shared())
     assert script == Path(layout.text_templates(), "mount.sh").read_text(encoding="utf-8")
-    assert words == ["mount.sh", "srv-data", "/srv/data", "rw", "www", "/var/www", "ro"]
+    assert words == ["mount.sh", "0", "srv-data", "/srv/data", "rw", "www", "/var/www", "ro"]
     assert told(store, machine("web00")) == []
-    assert [words[3:] for words in told(store, dataclasses.replace(machine("web00"), seed_id="x"))] == [["mount.sh"]]
+    ((*_, script, zero),) = told(store, dataclasses.replace(machine("web00"), seed_id="x"))
+    assert (script, zero) == ("mount.sh", "0")
     user = dataclasses.replace(shared(), access=dataclasses.replace(machine("web00").access, user="debian"))
     assert [words[0] for words in told(store, user)] == ["cloud-init-per", "sh"]
 
@@ -162,7 +165,7 @@ def test_the_seed_mounts_shares_at_each_boot_and_forgets_those_of_an_older_one(s
 def test_a_missing_folder_is_made_where_somebody_says_whose_it_is_and_unmade(tmp_path: Path) -> None:
     source = tmp_path / "deep/data"
     one = dataclasses.replace(DATA, source=str(source), mode=0o2750 & 0o777, owner=f"{os.getuid()}:{os.getgid()}")
-    steps = folders.making([one, one])
+    steps = folders.making(WORLD, [one, one])
     assert [step.describe() for step in steps] == [f"make the folder {source}, mode 0750"]
     with pytest.raises(RuntimeError), Transaction(fakes.host(), print) as transaction:
         transaction.apply(steps)
@@ -170,17 +173,27 @@ def test_a_missing_folder_is_made_where_somebody_says_whose_it_is_and_unmade(tmp
         raise RuntimeError
     assert not source.exists()
     source.mkdir()
-    assert folders.making([one]) == []
+    assert folders.making(WORLD, [one]) == []
 
 
 def test_a_folder_that_is_missing_is_refused_and_so_is_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotFound, match="no folder"):
-        folders.making([dataclasses.replace(DATA, source=str(tmp_path / "x"))])
+        folders.making(WORLD, [dataclasses.replace(DATA, source=str(tmp_path / "x"))])
     with pytest.raises(UsageError, match="is no folder"):
-        folders.making([dataclasses.replace(DATA, source=str(tmp_path / "file"), mode=0o700)])
+        folders.making(WORLD, [dataclasses.replace(DATA, source=str(tmp_path / "file"), mode=0o700)])
     with pytest.raises(NotFound, match="no user 'nobody-here'"):
-        folders.making([dataclasses.replace(DATA, source=str(tmp_path / "x"), owner="nobody-here")])
+        folders.making(WORLD, [dataclasses.replace(DATA, source=str(tmp_path / "x"), owner="nobody-here")])
+
+
+def test_what_goes_with_a_machine_is_not_shared(store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.symlink_to(store.world.machines)
+    for source in (store.world.machine("web00"), store.world.run, str(mine / "web00/data")):
+        with pytest.raises(UsageError, match="cloudMe's own"):
+            folders.making(store.world, [dataclasses.replace(DATA, source=source, mode=0o700)])
+    beside = dataclasses.replace(DATA, source=f"{store.world.machines}2", mode=0o700)
+    assert len(folders.making(store.world, [beside])) == 1
 
 
 @pytest.fixture

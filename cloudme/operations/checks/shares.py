@@ -18,7 +18,7 @@ def shares(look: Look) -> Iterator[Result]:
                      means="--share is 9p, which not all guests know: Debian's cloud kernel does not")
     for machine in index.listing(look.world):
         for share in machine["shares"]:
-            if not share["served"]:
+            if share["served"] is False:
                 yield Result(check="shares", level=Level.failed, fix=f"vmrestart {machine['name']}",
                              what=f"what served the share '{share['tag']}' of '{machine['name']}' has ended",
                              means=f"whoever looks into {share['mount_point']} there waits for ever")
