@@ -44,8 +44,9 @@ def apply(args: argparse.Namespace) -> int:
             configure=not args.no_configure, dry_run=args.dry_run))
         if args.prune:
             bringing.prune(work, left, vlans)
-        elif left and not args.names:
-            cli.teller(args)(f"no longer in the file: {', '.join(machine.name for machine in left)} (--prune destroys)")
+        elif (left or vlans) and not args.names:
+            gone = ", ".join([machine.name for machine in left] + [f"VLAN {name}" for name in vlans])
+            cli.teller(args)(f"no longer in the file: {gone} (--prune destroys)")
         outcomes = work.run()
     if not args.dry_run:
         _print(args, outcomes)

@@ -58,7 +58,7 @@ class Voice:
 
 @dataclass(slots=True, kw_only=True)
 class Bringing:
-    """One call of cmapply. broken: networks that could not be had, and why."""
+    """One call of cmapply. ours: networks that are as the file has them. broken: that could not be had, and why."""
 
     site: Site
     homelab: Homelab
@@ -67,6 +67,7 @@ class Bringing:
     noted: Notes
     outcomes: list[Outcome] = field(default_factory=list)
     broken: dict[Name, CloudMeError] = field(default_factory=dict)
+    ours: set[Name] = field(default_factory=set)
     waits: dict[Name, tuple[Name, ...]] = field(default_factory=dict)
 
     def run(self) -> list[Outcome]:
@@ -74,6 +75,7 @@ class Bringing:
         self.outcomes = [Outcome(one) for one in planned.planned(self.homelab, site=self.site.store.site())
                          if self.wishes.names is None or {one.name, one.entry} & set(self.wishes.names)]
         self._networks()
+        self._note()
         self.waits = planned.waits(self.homelab)
         for wave in planned.starts(self.homelab):
             mine = [outcome for outcome in self.outcomes if outcome.planned.entry in wave]
@@ -104,6 +106,7 @@ class Bringing:
                     self._network(transaction, wanted)
                 if not self.wishes.dry_run:
                     self.site.coming[name] = store.network_of(settings, name)
+                    self.ours.add(name)
             except CloudMeError as error:
                 self.broken[name] = error
         with self.voice.transaction() as transaction:
@@ -134,7 +137,7 @@ class Bringing:
             failed = [other.planned.name for other in self.outcomes if other.planned.entry in waits and not other.fit]
             outcome.waits_for = failed[0] if failed else ""
             outcome.record = self.site.record(one.name)
-            outcome.playbook = self._playbook(one)
+            outcome.playbook = self._playbook(one, outcome.record)
             if outcome.fit and (error := self.broken.get(
                     one.declared.vlan or one.declared.network or DEFAULT_NETWORK)):
                 raise error
@@ -207,12 +210,13 @@ class Bringing:
         for book in sorted({outcome.playbook for outcome in on} - {""}):
             self._together([one for one in on if one.fit and one.playbook == book], self._configure)
 
-    def _playbook(self, one: Planned) -> str:
+    def _playbook(self, one: Planned, machine: Machine | None) -> str:
         """The path of that which is to be applied; '' where there is none, or it was applied as it is."""
         if not one.declared.playbook or not self.wishes.configure:
             return ""
         path = self.site.path(one.declared.playbook)
-        return "" if self.noted.configured.get(one.name) == notes.digest(path) else path
+        digest = notes.digest(path, machine.uuid if machine else "")
+        return "" if self.noted.configured.get(one.name) == digest else path
 
     def _await(self, outcome: Outcome) -> CloudMeError | None:
         machine = _there(outcome)
@@ -235,7 +239,7 @@ class Bringing:
             if error := playbooks.failed({outcome.planned.name: report}):
                 outcome.error = error
             else:
-                self.noted.configured[outcome.planned.name] = notes.digest(book)
+                self.noted.configured[outcome.planned.name] = notes.digest(book, _there(outcome).uuid)
                 outcome.did.append("configured")
 
     def _note(self) -> None:
@@ -245,7 +249,7 @@ class Bringing:
         for outcome in self.outcomes:
             if not outcome.settled:
                 entries.discard(outcome.planned.entry)
-        whole = notes.merged(self.noted, self.homelab, self.site.folder, entries, set())
+        whole = notes.merged(self.noted, self.homelab, self.site.folder, entries, self.ours)
         if whole != notes.read(self.site.store):
             notes.write(self.site.store, whole)
 
@@ -267,9 +271,7 @@ def prune(bringing: Bringing, machines: Sequence[Machine], vlans: Sequence[Name]
     if bringing.wishes.dry_run:
         return
     networks.refresh_names(here.host, here.store)
-    gone = {name for name in bringing.noted.homelab.machines if name not in bringing.homelab.machines}
-    bringing.noted = notes.merged(bringing.noted, dataclasses.replace(bringing.noted.homelab, machines={}),
-                                  bringing.noted.folder, set(), gone)
+    bringing.noted = notes.without(bringing.noted, bringing.homelab)
     notes.write(here.store, bringing.noted)
 
 

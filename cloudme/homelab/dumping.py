@@ -118,8 +118,10 @@ def _is(network: Network, homelab: Homelab, name: Name) -> bool:
 def _networks(site: Site, noted: Notes, vlans: dict[Name, Vlan]) -> nouns.Networks:
     there = {network.name: network for network in site.store.networks()}
     trunks = [there[name] for name in vlans if name in there and there[name].vlan]
-    if all(name in noted.homelab.networks.vlans for name in vlans):
-        return dataclasses.replace(noted.homelab.networks, vlans=vlans)
+    mode = VlanMode.filtering if trunks else VlanMode.bridges
+    before = noted.homelab.networks
+    if all(name in before.vlans for name in vlans) and (not vlans or before.vlan_mode is mode):
+        return dataclasses.replace(before, vlans=vlans)
     bridge = trunks[0].bridge if trunks and trunks[0].bridge != TRUNK else None
-    return nouns.Networks(vlan_mode=VlanMode.filtering if trunks else VlanMode.bridges, vlans=vlans, bridge=bridge,
-                          uplink=trunks[0].uplink if trunks else None)
+    return dataclasses.replace(before, vlan_mode=mode, vlans=vlans, bridge=bridge,
+                               uplink=trunks[0].uplink if trunks else None)

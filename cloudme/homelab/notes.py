@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cloudme.errors import NotFound, StoreError
 from cloudme.formats import homelab as homelab_format
 from cloudme.model.homelab.nouns import Homelab
+from cloudme.model.names import Name
 from cloudme.store import Store, reported, write_atomic
 
+Noun = TypeVar("Noun")
 VERSION = 1
 
 
@@ -52,19 +55,38 @@ def write(store: Store, notes: Notes) -> None:
     write_atomic(path, json.dumps(raw, indent=2) + "\n")
 
 
-def merged(old: Notes, homelab: Homelab, folder: str, entries: Collection[str], gone: Collection[str]) -> Notes:
-    """With these entries as the file has them, and without those that are gone; others stay as they were."""
-    machines = {name: declared for name, declared in old.homelab.machines.items() if name not in gone}
-    machines |= {name: declared for name, declared in homelab.machines.items() if name in entries}
-    order = {name: number for number, name in enumerate(homelab.machines)}
-    known = sorted(machines, key=lambda name: order.get(name, len(order)))
+def merged(old: Notes, homelab: Homelab, folder: str, entries: Collection[str], vlans: Collection[str]) -> Notes:
+    """With these machines and VLANs as the file has them; the others, and what it has no longer, stay."""
+    before = old.homelab.networks.vlans
+    kept = {**before, **{name: vlan for name, vlan in homelab.networks.vlans.items() if name in vlans}}
+    machines = {**old.homelab.machines,
+                **{name: declared for name, declared in homelab.machines.items() if name in entries}}
     return dataclasses.replace(old, folder=folder, homelab=dataclasses.replace(
-        homelab, machines={name: machines[name] for name in known}))
+        homelab, machines=_ordered(machines, homelab.machines),
+        networks=dataclasses.replace(homelab.networks, vlans=_ordered(kept, homelab.networks.vlans))))
 
 
-def digest(path: str) -> str:
-    """Of a playbook: where it is, and what it says. Raises NotFound."""
-    return hashlib.sha256(path.encode() + b"\0" + content(path)).hexdigest()
+def _ordered(found: Mapping[Name, Noun], like: Mapping[Name, Noun]) -> dict[Name, Noun]:
+    """In the order of the file; what it has not, comes last."""
+    order = {name: number for number, name in enumerate(like)}
+    return {name: found[name] for name in sorted(found, key=lambda name: order.get(name, len(order)))}
+
+
+def without(old: Notes, homelab: Homelab) -> Notes:
+    """Nothing that the file has no longer."""
+    before = old.homelab
+    machines = {name: declared for name, declared in before.machines.items() if name in homelab.machines}
+    vlans = {name: vlan for name, vlan in before.networks.vlans.items() if name in homelab.networks.vlans}
+    return dataclasses.replace(old, homelab=dataclasses.replace(
+        before, machines=machines, networks=dataclasses.replace(before.networks, vlans=vlans)))
+
+
+def digest(path: str, machine: str) -> str:
+    """Of a playbook for a machine: where it is, what it says, and whom (a uuid: a name may come again).
+
+    Raises NotFound.
+    """
+    return hashlib.sha256(b"\0".join((path.encode(), machine.encode(), content(path)))).hexdigest()
 
 
 def content(path: str) -> bytes:

@@ -47,8 +47,9 @@ def test_all_mistakes_are_told_with_their_places_and_nothing_is_changed(home: Pa
     file.write_text(FILE.replace("§", ""), "utf-8")
     before = tree(home), tree(tmp_path)
     for options in ([], ["--dry-run", "--diff"], ["--prune", "--yes"], ["vault"]):
-        ended = subprocess.run([sys.executable, str(ROOT / "sbin/cmapply"), str(file), *options], text=True, check=False,
-                               capture_output=True, timeout=60, env={**os.environ, "CLOUDME_HOME": str(home)})
+        argv = [sys.executable, str(ROOT / "sbin/cmapply"), str(file), *options]
+        ended = subprocess.run(argv, text=True, check=False, capture_output=True, timeout=60,
+                               env={**os.environ, "CLOUDME_HOME": str(home)})
         assert (ended.returncode, ended.stdout) == (os.EX_DATAERR, ""), ended.stderr
         places = re.findall(rf"^ *{re.escape(str(file))}:(\d+):(\d+): ", ended.stderr, re.MULTILINE)
         assert [(int(line), int(column)) for line, column in places] == marked(FILE), ended.stderr
