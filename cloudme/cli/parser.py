@@ -47,6 +47,8 @@ class Parser(argparse.ArgumentParser):
 
     takes_command = False
     """Whether what follows '--' is a command, in `args.command`; argparse would take it for a name left out."""
+    mixed = False
+    """Whether names may follow an option that follows others: FILE --restart NAME."""
 
     def __init__(self, summary: str, details: str = "") -> None:
         super().__init__(description=summary, epilog=details, add_help=False, allow_abbrev=False,
@@ -64,6 +66,12 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
+        if self.mixed:
+            self.mixed = False  # it comes back here
+            try:
+                return self.parse_known_intermixed_args(words, namespace)
+            finally:
+                self.mixed = True
         if not self.takes_command:
             return super().parse_known_args(words, namespace)
         end = words.index("--") if "--" in words else len(words)
