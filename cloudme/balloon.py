@@ -40,8 +40,8 @@ def there(monitor: Monitor) -> bool:
 def left(monitor: Monitor) -> int:
     """What the balloon leaves, in bytes. Raises HostUnavailable where there is none."""
     if not there(monitor):
-        raise HostUnavailable("it has no balloon: it goes on from a RAM image, was started by an older cloudMe, or has "
-                              "a card in each slot", hint="vmrestart NAME boots it")
+        raise HostUnavailable("it has no balloon: it goes on from a RAM image, was started by an older cloudMe, has a "
+                              "card in each slot, or devices of the host's", hint="vmrestart NAME boots it")
     return int(monitor.execute("query-balloon")["actual"])
 
 

@@ -180,9 +180,22 @@ class World:
     def fork_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"forks.{name}")
 
+    @property
+    def preparations(self) -> str:
+        """What was prepared for machines that are defined. Root acts on it, so it is in no folder of theirs."""
+        return os.path.join(self.realm_run, "machina.prepared")
+
     def prepared(self, name: str) -> str:
-        """What was prepared for a machine that is defined. Root acts on it, so it is in no folder of the machine's."""
-        return os.path.join(self.realm_run, "machina.prepared", f"{name}.json")
+        return os.path.join(self.preparations, f"{name}.json")
+
+    @property
+    def loans(self) -> str:
+        """Likewise which devices of the host's our machines have, in whatever realm."""
+        return os.path.join(self.run, "machines.loans")
+
+    def loan(self, uuid: str) -> str:
+        return os.path.join(self.loans, f"{uuid}.json")
+
 
     def network_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"networks.{name}")

@@ -17,13 +17,14 @@ from cloudme.store import Store
 
 def of(
     store: Store, machine: Machine, *, accel: str, networks: Mapping[Name, Network], settings: Settings | None = None,
-    virtiofs: bool = True,
+    virtiofs: bool = True, iommu: tuple[str, ...] = (),
 ) -> Place:
-    """networks: those of its cards. virtiofs: see `Place`. settings: None for what is no machine of a user's, and is
-    held to no limits."""
+    """networks: those of its cards. virtiofs, iommu: see `Place`. settings: None for what is no machine of a user's,
+    and is held to no limits."""
     return Place(folder=store.folder(machine), run=store.run_folder(machine), accel=accel, networks=networks,
                  grounds=grounds(store, machine), limits=settings.limits if settings else None,
-                 overhead_mib=settings.overhead_mib if settings else None, virtiofs=virtiofs)
+                 overhead_mib=settings.overhead_mib if settings else None, virtiofs=virtiofs,
+                 iommu=iommu)
 
 
 def grounds(store: Store, machine: Machine) -> tuple[str, ...]:

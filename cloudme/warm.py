@@ -41,7 +41,7 @@ def kind(host: Host, machine: Machine, accel: str) -> Kind:
     version = host.qemu.version()
     place = launch.Place(folder="", run="", accel=accel, networks={})
     ram = launch.Ram(path="", qemu=version, use="clone")
-    starts = launch.of(dataclasses.replace(machine, nics=(), shares=(), cdrom=None), place, ram)
+    starts = launch.of(dataclasses.replace(machine, nics=(), shares=(), devices=(), cdrom=None), place, ram)
     return Kind(
         qemu=version, machine=starts.machine, accel=accel, cpu=_host_cpu() if starts.cpu == "host" else starts.cpu,
         vcpus=starts.vcpus, ram_mib=starts.ram_mib, hardware=launch.fingerprint(starts))
@@ -70,6 +70,8 @@ def why_not(host: Host, folder: str, machine: Machine, accel: str) -> str | None
     found = manifest(folder)
     if found is None:
         return "there is none"
+    if machine.devices:
+        return f"it gets a device of the host's, {machine.devices[0]}, whose state nobody can save or load"
     with contextlib.suppress(FileNotFoundError):
         if os.stat(os.path.join(folder, layout.RAM)).st_mode & OPEN != OPEN:
             return "it was made by a cloudMe whose machines all ran as root"

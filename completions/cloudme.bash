@@ -226,8 +226,8 @@ _cloudme_vmcopy() {
 complete -F _cloudme_vmcopy vmcopy
 
 _cloudme_vmcreate() {
-    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline --share' \
-        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none --share:folders' \
+    _cloudme_answer '-n --name-of -i --iso --image --os -a --adjust --remove -m --memory -c --cpus -d --disk -G --graphic --no-prepare -y --yes -g --group -t --type --accel --dry-run -h --help --version -v --verbose -q --quiet --realm --machine --pubkey-path --ip --network --user --user-data --isolate --net-rate --ports --vnc-port --limit --vsock-cid --machine-type --kernel --initrd --cmdline --share --device' \
+        '-n:templates --name-of:templates -i:files --iso:files --image:images,files --os:catalogue,images -m:none --memory:none -c:none --cpus:none -d:none --disk:none -g:groups --group:groups -t:types --type:types --accel:=auto=kvm=tcg --realm:realms --pubkey-path:files --ip:none --network:networks --user:none --user-data:files --net-rate:none --ports:none --vnc-port:none --limit:none --vsock-cid:none --machine-type:=q35=microvm --kernel:files --initrd:files --cmdline:none --share:folders --device:none' \
         'templates'
 }
 complete -F _cloudme_vmcreate vmcreate
@@ -423,8 +423,8 @@ _cloudme_vmunit() {
 complete -F _cloudme_vmunit vmunit
 
 _cloudme_vmupdate() {
-    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --ports --share --no-share --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
-        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --ports:none --share:folders --no-share:none --realm:realms' \
+    _cloudme_answer '-n --name-of --pubkey-path --ip --user-data --limit --ports --share --no-share --device --no-device --now --dry-run -h --help --version -v --verbose -q --quiet --realm' \
+        '-n:machines --name-of:machines --pubkey-path:files --ip:none --user-data:files --limit:none --ports:none --share:folders --no-share:none --device:none --no-device:none --realm:realms' \
         'machines'
 }
 complete -F _cloudme_vmupdate vmupdate

@@ -169,9 +169,10 @@ class Recording(Programs):
 
     def spawn(
         self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+        locked_bytes: int = 0,
     ) -> int:
         self.confinement = confinement
-        return super().spawn(argv, stdout=stdout, fds=fds, confinement=confinement)
+        return super().spawn(argv, stdout=stdout, fds=fds, confinement=confinement, locked_bytes=locked_bytes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,7 @@ class FakeRun:
 
     def spawn(
         self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+        locked_bytes: int = 0,
     ) -> int:
         self.calls.append(list(argv))
         return 1
@@ -755,7 +756,7 @@ class FakeFiles:
 class FakeSysfs(vfio.Sysfs):
     """Files below a folder, and a kernel that acts on what is written to them, as its documentation has it
     (vfio.rst, vfio-mediated-device.rst, ABI/testing/sysfs-bus-pci). claimed: disks that are in use. stubborn: what the
-    kernel says no to. given: who got which group."""
+    kernel says no to. given: who got which group. foreign: groups that we may not use. most: what we may lock."""
 
     def __init__(self, root: str = "/nonexistent") -> None:
         super().__init__(root)
@@ -763,6 +764,8 @@ class FakeSysfs(vfio.Sysfs):
         self.claimed: set[str] = set()
         self.stubborn: set[str] = set()
         self.given: dict[str, tuple[int, int]] = {}
+        self.foreign: set[str] = set()
+        self.most = 1 << 62
 
     def driver(self, name: str) -> None:
         (self.top / "sys/bus/pci/drivers" / name).mkdir(parents=True, exist_ok=True)
@@ -804,6 +807,12 @@ class FakeSysfs(vfio.Sysfs):
     def give(self, group: str, uid: int, gid: int) -> None:
         assert super().owner(group) is not None
         self.given[group] = uid, gid
+
+    def usable(self, group: str) -> bool:
+        return super().owner(group) is not None and group not in self.foreign
+
+    def lockable(self, size_bytes: int) -> bool:
+        return size_bytes <= self.most
 
     def _linked(self, link: Path, target: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)

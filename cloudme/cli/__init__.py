@@ -83,6 +83,12 @@ def board_options(parser: Any) -> None:
     parser.add_argument("--cmdline", metavar="TEXT", help="and this command line (default: root=/dev/vda1 ro "
                         "console=ttyS0)")
     share_option(parser)
+    device_option(parser)
+
+
+def device_option(parser: Any) -> None:
+    parser.add_argument("--device", metavar="ADDRESS", action="append",
+                        help="a PCI device of the host's, whole, as 0000:c1:00.0; again for more (cmcheck --vfio)")
 
 
 def share_option(parser: Any) -> None:

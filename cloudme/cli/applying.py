@@ -9,14 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cloudme import cli
+from cloudme import cli, layout
 from cloudme.cli import launching, machines, wiring
-from cloudme.errors import CloudMeError, NotFound, UsageError
+from cloudme.errors import CloudMeError, NotFound, SpecError, UsageError
 from cloudme.formats import homelab as homelab_format
 from cloudme.homelab import bringing, dumping, notes, site
 from cloudme.homelab.bringing import Bringing, Voice, Wishes
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.site import Site
+from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import planned
 from cloudme.model.homelab.nouns import Homelab, Severity
 from cloudme.model.ports import Host
@@ -29,12 +30,14 @@ KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 def apply(args: argparse.Namespace) -> int:
     """Returns the exit status of the first machine, or network, that failed."""
     store, settings = cli.store(args), cli.settings(args)
-    homelab = _read(args, store)
+    configuration = _configuration(store)
+    homelab = _read(args, store, configuration)
     _check_names(args, homelab)
     noted = notes.read(store)
     say = print if args.dry_run else cli.teller(args, verbose=True)
     with wiring.founded(store.world, dry_run=args.dry_run, say=say) as host:
-        here = Site(store=store, settings=settings, host=host, folder=os.path.dirname(os.path.abspath(args.file)))
+        here = Site(store=store, settings=settings, host=host, configuration=configuration,
+                    folder=os.path.dirname(os.path.abspath(args.file)))
         left, vlans = bringing.left_over(here, noted, homelab)
         if left and args.prune and not args.dry_run:
             names = ", ".join(machine.name for machine in left)
@@ -53,9 +56,9 @@ def apply(args: argparse.Namespace) -> int:
     return _told(args, work)
 
 
-def _read(args: argparse.Namespace, store: Store) -> Homelab:
+def _read(args: argparse.Namespace, store: Store, configuration: HostConfiguration | None) -> Homelab:
     """Raises SpecError with all mistakes; warnings and notes are told."""
-    around = site.surroundings(store, cli.settings(args))
+    around = site.surroundings(store, cli.settings(args), configuration)
     made = site.small if args.small else lambda homelab: homelab
     if args.file == "-":
         reading = homelab_format.parse(sys.stdin.buffer.read(), "stdin.yaml", around, site=store.site(), made=made)
@@ -66,6 +69,18 @@ def _read(args: argparse.Namespace, store: Store) -> Homelab:
         if complaint.severity is not Severity.error and not args.quiet:
             print(complaint, file=sys.stderr)
     return homelab
+
+
+def _configuration(store: Store) -> HostConfiguration | None:
+    """What this host offers, by tags; None where nobody said. Raises SpecError."""
+    from cloudme.formats import definitions
+
+    if (file := definitions.host_file(os.path.dirname(store.world.definitions))) is None:
+        return None
+    found = definitions.read(file, "", run=layout.machina_run())
+    if found.complaints:
+        raise SpecError([str(complaint) for complaint in found.complaints])
+    return found.host
 
 
 def _check_names(args: argparse.Namespace, homelab: Homelab) -> None:
@@ -129,7 +144,8 @@ def _words(error: CloudMeError) -> str:
 def dump(args: argparse.Namespace) -> None:
     store = cli.store(args)
     host = wiring.visiting(store.world)
-    here = Site(store=store, settings=cli.settings(args), host=host, folder=os.getcwd())
+    here = Site(store=store, settings=cli.settings(args), host=host, folder=os.getcwd(),
+                configuration=_configuration(store))
     found = dumping.dumped(here, notes.read(store))
     for machine in store.machines():
         if machine.definition:

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         from cloudme.host import vfio as sysfs
 
         devices = sysfs.Sysfs(args.root)
-    found = vfio.found(devices, {} if args.root else host.net.links())
+    found = vfio.found(devices, None if args.root else host.net.links())
     if args.json:
         cli.print_json([document(one) for one in found])
     else:

@@ -11,6 +11,7 @@ from cloudme.cli import images, selection, sharing
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
 from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, openports, units
+from cloudme.model.devices import pci_address
 from cloudme.model.hostconfig import Settings
 from cloudme.model.machine import BOARDS, CMDLINE, INITRD, KERNEL, Kernel, Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
@@ -62,6 +63,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         ports=openports.read(args.ports) if args.ports else None,
         board=args.machine_type or BOARDS[0], vsock_cid=args.vsock_cid, **_kernel(args),
         shares=sharing.wanted(args.share),
+        devices=tuple(map(pci_address, args.device or ())),
     )
 
 
@@ -83,7 +85,8 @@ def update(args: argparse.Namespace) -> None:
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     if not (args.pubkey_path or args.ip or args.user_data):
-        raise UsageError("nothing to update", hint="--limit; --ports; --share; or --pubkey-path, --ip, --user-data")
+        raise UsageError("nothing to update",
+                         hint="--limit; --ports; --share; --device; or --pubkey-path, --ip, --user-data")
     if args.now and args.user_data:
         raise UsageError("user-data is read at a boot, not now", hint=f"vmrestart {machine.name}")
     if args.now and args.pubkey_path and not os.path.exists(private_key(args.pubkey_path)):

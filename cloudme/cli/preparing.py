@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from cloudme import cli, defined, layout
+from cloudme import cli, defined, layout, notes
 from cloudme.errors import CloudMeError, NotFound, NotPermitted, StoreError, UsageError
 from cloudme.model.steps import uninterrupted
 from cloudme.operations import preparing
-from cloudme.operations.preparing import foreground, notes, tenant
+from cloudme.operations.preparing import foreground, tenant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _publish(
 
 def _alone(args: argparse.Namespace, world: World, machines: Sequence[str]) -> AbstractContextManager[None]:
     """Nobody else prepares these machines, or tears them down; a dry run changes nothing, and waits for nobody."""
-    return contextlib.nullcontext() if args.dry_run else notes.alone(world, machines)
+    return contextlib.nullcontext() if args.dry_run else notes.alone(map(world.prepared, machines))
 
 
 def _named(args: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _known(world: World, name: str) -> bool:
     a unit that could not be prepared is no failure of its own."""
     from cloudme.formats import documents
 
-    if notes.met(world, name):
+    if notes.met(world.prepared(name)):
         return True
     definition = os.path.join(layout.definitions(None), layout.MACHINE_FOLDER, f"{name}{layout.MACHINE_SUFFIX}")
     return any(map(os.path.exists, (
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     site = definitions.site(args)
     (machine,) = site.pick([args.name])
     host, world = cli.host(args), cli.world(args)
-    one = tenant.of(machine, site.host, notes.read(world, machine.name))
+    one = tenant.of(machine, site.host, notes.read(world.prepared(machine.name)))
     foreground.check(host, one)
     _check(args, [machine])
     argv = command.argv(command.options(machine, site.host, definitions.ground()))

@@ -81,14 +81,13 @@ def _publish(args: argparse.Namespace, transaction: Transaction, where: units.Fo
 
 def _withdraw(args: argparse.Namespace, transaction: Transaction, where: units.Folders, names: Sequence[str]) -> None:
     if where.root is None and not transaction.dry_run:
-        from cloudme import defined
+        from cloudme import defined, notes
         from cloudme.operations import networks
-        from cloudme.operations.preparing import notes
 
         store = cli.store(args)
         for name in names:
             defined.withdraw(store, name)
-            notes.forget(store.world, name)
+            notes.forget(store.world.prepared(name))
         networks.refresh_names(transaction.host, store)
 
 

@@ -8,6 +8,7 @@ from ipaddress import ip_interface
 from typing import Any, Protocol
 
 from cloudme.errors import UsageError
+from cloudme.model.devices import pci_address
 
 TEXT = 4096
 """Characters of one text, at most."""
@@ -18,7 +19,6 @@ _UNFIT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff\\ufffe
 """Control characters, ends of lines, halves of characters: in no file name, unit or terminal are they wanted."""
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 _MAC = re.compile("[0-9a-f]{12}")
-_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 WWN_DIGITS = {"6": 32, "1": 16, "2": 16, "5": 16, "c": 16, "d": 16, "e": 16, "f": 16}
 """First digit (NAA) -> all digits of a World Wide Name."""
 
@@ -128,15 +128,7 @@ def _address(given: str) -> str:
     return given
 
 
-def _pci(given: str) -> str:
-    plain = given.lower()
-    plain = plain if plain.count(":") == 2 else f"0000:{plain}"
-    if not _PCI.fullmatch(plain):
-        raise UsageError(f"{shown(given)} is no PCI address", hint="as 0000:c1:00.0")
-    return plain
-
-
-uuid, mac, wwn, address, pci = (checked(convert) for convert in (_uuid, _mac, _wwn, _address, _pci))
+uuid, mac, wwn, address, pci = (checked(convert) for convert in (_uuid, _mac, _wwn, _address, pci_address))
 
 
 def listing(convert: Convert) -> Convert:

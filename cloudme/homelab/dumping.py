@@ -27,7 +27,7 @@ def dumped(site: Site, noted: Notes) -> Homelab:
     entries: dict[Name, Declared] = {}
     told: set[Name] = set()
     plans = planned.planned(noted.homelab, site=site.store.site())
-    own = Site(store=site.store, settings=site.settings, host=site.host, folder=noted.folder)
+    own = dataclasses.replace(site, folder=noted.folder)
     for entry, declared in noted.homelab.machines.items():
         mine = [one for one in plans if one.entry == entry]
         if all(one.name in machines and not own.differences(machines[one.name], one) for one in mine):
@@ -90,7 +90,8 @@ def _declared(site: Site, machine: Machine, before: Planned | None, folder: str,
                                  readonly=share.readonly, owner=share.owner, mode=share.mode)
                      for share in machine.shares),
         gpu=tuple(one for one in declared.gpu if one in machine.devices),
-        devices=tuple(one for one in machine.devices if one not in declared.gpu),
+        devices=tuple(one for one in machine.devices
+                      if one not in (*declared.gpu, *site.brought(declared).devices)),
         group=None if machine.group == planned.GROUP else Name(machine.group),
         type=None if machine.type == DEFAULT_TYPE else machine.type,
         user=machine.access.user if machine.image else None, limits=machine.limits, isolate=machine.isolate,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloudme import seed
 from cloudme.errors import NotFound
 from cloudme.homelab import notes
 from cloudme.model import units
+from cloudme.model.definitions import borrowed
+from cloudme.model.definitions.borrowed import Brought
+from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import intent, planned
 from cloudme.model.homelab.checks import Surroundings
 from cloudme.model.homelab.intent import Difference, Way
@@ -30,12 +33,14 @@ TRUNK = "cm-vlans"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """folder: the file's own, from which its paths are. coming: networks that are about to be made."""
+    """folder: the file's own, from which its paths are. configuration: that of the host, which says what tags bring.
+    coming: networks that are about to be made."""
 
     store: Store
     settings: Settings
     host: Host
     folder: str
+    configuration: HostConfiguration | None = None
     coming: dict[Name, Network] = field(default_factory=dict)
 
     def path(self, written: str) -> str:
@@ -56,15 +61,21 @@ class Site:
         name = declared.vlan or declared.network or DEFAULT_NETWORK
         return self.coming.get(name) or self.store.network_of(self.settings, name)
 
+    def brought(self, declared: Declared) -> Brought:
+        """What its tags bring. Raises SpecError."""
+        return borrowed.of_tags(declared.tags, self.configuration) if self.configuration else Brought()
+
     def shape(self, declared: Declared) -> Shape:
         """What a machine has of which nothing is said."""
+        found = Shape(vcpus=self.settings.vcpus, ram_mib=self.settings.ram_mib)
         if declared.template:
-            return self.store.template(declared.template).shape
-        return Shape(vcpus=self.settings.vcpus, ram_mib=self.settings.ram_mib)
+            found = self.store.template(declared.template).shape
+        brought = self.brought(declared)
+        return Shape(vcpus=brought.vcpus or found.vcpus, ram_mib=brought.ram_mib or found.ram_mib)
 
     def intended(self, machine: Machine, one: Planned, *, new: bool) -> Machine:
         return intent.shaped(machine, one, default=self.shape(one.declared), network=self.network(one.declared),
-                             vsock=self.vsock(), new=new)
+                             brought=self.brought(one.declared), vsock=self.vsock(), new=new)
 
     def user_data(self, one: Planned) -> str:
         """Its text, as it is in its file; '' for none. Raises NotFound."""
@@ -98,19 +109,20 @@ def networks(homelab: Homelab, store: Store, settings: Settings) -> dict[Name, N
     return found
 
 
-def surroundings(store: Store, settings: Settings, tags: Sequence[str] | None = None) -> Surroundings:
+def surroundings(store: Store, settings: Settings, configuration: HostConfiguration | None) -> Surroundings:
     """What this host has, for the checks of a file."""
     return Surroundings(
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
         templates={template.name: template.shape.ram_mib for template in store.templates()},
         default_mib=settings.ram_mib, images=[image.name for image in store.images()],
-        networks=[network.name for network in store.networks()], tags=tags, exists=os.path.exists)
+        networks=[network.name for network in store.networks()],
+        tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists)
 
 
 def small(homelab: Homelab) -> Homelab:
-    """The same on a small host: memory and CPUs as templates have them, and no devices."""
+    """The same on a small host: memory and CPUs as templates have them, no devices, and no tags, which bring them."""
     def less(declared: Declared) -> Declared:
-        return dataclasses.replace(declared, mem=None, vcpu=None, gpu=(), devices=())
+        return dataclasses.replace(declared, mem=None, vcpu=None, gpu=(), devices=(), tags=())
 
     hosts: Defaults = dataclasses.replace(homelab.hosts, mem=None, vcpu=None)
     machines: Mapping[Name, Declared] = {name: less(one) for name, one in homelab.machines.items()}

@@ -29,6 +29,9 @@ from cloudme.store import reported, take_lock
 GREETING_S = 2
 """How long a living monitor may take to greet: it does in a millisecond."""
 
+LOCKS_BYTES_S, RECEIVED_BYTES = 1 << 30, 1 << 16
+"""How fast memory is locked at least: a host gives, and clears, several GiB of it in a second."""
+
 QUIT_S = 5
 """What QEMU gets to obey `quit`: it flushes its disks first."""
 
@@ -73,6 +76,7 @@ class Qemu:
             fds |= handover.opened(launch, uid, mine) | self._shares.opened(launch, mine)
             ours, its = handover.word(living)
             pid = self._run.spawn(rendering.argv(launch, fds), stdout=launch.output, fds=[lock, *fds.values(), its],
+                                  locked_bytes=launch.locked_bytes,
                                   confinement=_confinement(launch, uid, binary) if self._confined else None)
             pidfd = living.enter_context(pidfd_of(pid))  # once it is awaited its number may be another's
         try:
@@ -90,21 +94,26 @@ class Qemu:
             raise
 
     def _await_greeting(self, launch: Launch, pid: int, pidfd: int, timeout_s: float) -> None:
-        """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word."""
+        """The socket listens since before QEMU lived: this connects at once and waits for QEMU's first word.
+
+        QEMU greets before it has made its devices, and answers when it has: with devices of the host's that may fail,
+        and it takes a while, since all of its memory is locked.
+        """
+        timeout_s += launch.locked_bytes / LOCKS_BYTES_S
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(launch.monitors[-1].path)
-            poller = select.poll()
-            for fd in (client.fileno(), pidfd):
-                poller.register(fd, select.POLLIN)
-            ready = {fd for fd, _ in poller.poll(timeout_s * 1000)}
-            with contextlib.suppress(ConnectionResetError):
-                if client.fileno() in ready and client.recv(1):
-                    return
-            if not ready:
+            heard = _heard(client, pidfd, timeout_s)
+            if heard and launch.locked_bytes:
+                with contextlib.suppress(BrokenPipeError):
+                    client.sendall(b'{"execute": "qmp_capabilities"}\n')
+                heard = _heard(client, pidfd, timeout_s)
+            if heard:
+                return
+            if heard is None:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
-        if not ready:
+        if heard is None:
             raise TimedOut(f"QEMU for '{launch.name}' did not greet within {timeout_s:g} s")
         self._shares.check(launch)
         raise PeerError(f"QEMU for '{launch.name}' ended: {last_words(launch.output)}", hint=f"see {launch.output}")
@@ -175,7 +184,7 @@ class Qemu:
     def lives(self, uid: int) -> bool:
         for entry in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if os.stat(f"/proc/{entry}").st_uid == uid:
+                if os.stat(f"/proc/{entry}").st_uid == uid and not _ended(int(entry)):
                     return True
         return False
 
@@ -202,6 +211,27 @@ class Qemu:
             return True
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return any(line.startswith("flags") and {"vmx", "svm"} & set(line.split()) for line in file)
+
+
+def _heard(client: socket.socket, pidfd: int, timeout_s: float) -> bool | None:
+    """Whether a line came from QEMU's monitor; False where QEMU ended, None where nothing came in time."""
+    poller = select.poll()
+    for fd in (client.fileno(), pidfd):
+        poller.register(fd, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    while ready := {fd for fd, _ in poller.poll(max(0, deadline - time.monotonic()) * 1000)}:
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            said = client.recv(RECEIVED_BYTES) if client.fileno() in ready else b""
+        if not said or said.endswith(b"\n"):
+            return bool(said)
+    return None
+
+
+def _ended(pid: int) -> bool:
+    """Whether nothing is left of a process but its exit status, which its parent has not asked for."""
+    with pidfd_of(pid) as pidfd:
+        return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _own_uid(launch: Launch) -> int | None:

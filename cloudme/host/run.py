@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cloudme.errors import CommandFailed, HostUnavailable, MissingProgram, NotPermitted, StoreError, TimedOut
@@ -62,6 +63,30 @@ def _heard() -> Iterator[int]:
         os.close(writer)
 
 
+_limits = threading.Lock()
+"""The limits that programs inherit are those of all our threads: while one has raised them, no other starts any."""
+
+
+@contextlib.contextmanager
+def _locking(size_bytes: int) -> Iterator[None]:
+    """What is started in the block may lock that much memory. Raises NotPermitted."""
+    with _limits:
+        before = soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        if not size_bytes or soft == resource.RLIM_INFINITY or soft >= size_bytes:
+            yield
+            return
+        try:
+            most = hard if hard == resource.RLIM_INFINITY else max(hard, size_bytes)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (size_bytes, most))
+        except ValueError as error:  # Python's word for EPERM here
+            raise NotPermitted(f"{size_bytes >> 20} MiB of memory cannot be locked: {error}",
+                               hint="in a container: allow it CAP_SYS_RESOURCE, or a higher memlock") from error
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
 class Programs:
     """Implements `Run`."""
 
@@ -92,8 +117,9 @@ class Programs:
 
     def spawn(
         self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+        locked_bytes: int = 0,
     ) -> int:
-        with open(stdout, "ab", buffering=0) as output:
+        with open(stdout, "ab", buffering=0) as output, _locking(locked_bytes):
             process = self._start(argv, None, confinement, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                   pass_fds=fds, start_new_session=True)
         process.returncode = 0  # it outlives us: Popen shall not warn that it was not awaited

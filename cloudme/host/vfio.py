@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,8 @@ from cloudme.model.devices import VFIO, Mediated, MediatedType, PciDevice
 PCI, MDEV, GROUPS, BLOCK = "sys/bus/pci", "sys/bus/mdev/devices", "sys/kernel/iommu_groups", "sys/block"
 NUMBERS = "sys/dev/block"
 LOCK = "run/machina-mdev.lock"
+SYS_RESOURCE = 24
+"""linux/capability.h."""
 MULTIPATH = re.compile(r"^(nvme\d+)c\d+(n\d+)$")
 """One of several ways to a disk, which nobody opens (drivers/nvme/host/multipath.c)."""
 BRIDGE = "0x06"
@@ -58,6 +61,17 @@ class Sysfs:
         except FileNotFoundError:
             return None
         return state.st_uid, state.st_gid
+
+    def usable(self, group: str) -> bool:
+        return os.access(self._at("dev/vfio", group), os.R_OK | os.W_OK)
+
+    def lockable(self, size_bytes: int) -> bool:
+        """Who has CAP_SYS_RESOURCE raises the limit that he has (setrlimit(2)); root in a container often has not."""
+        most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        if most == resource.RLIM_INFINITY or most >= size_bytes:
+            return True
+        held = re.search(r"^CapEff:\s*(\w+)$", _read("/proc/self/status"), re.MULTILINE)
+        return bool(held and int(held[1], 16) >> SYS_RESOURCE & 1)
 
     def is_used(self, number: str) -> bool:
         folder = os.path.realpath(self._at(NUMBERS, number))

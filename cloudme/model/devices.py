@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloudme.errors import UsageError
+
 VFIO = "vfio-pci"
 """The driver that hands a device to a program (kernel, Documentation/driver-api/vfio.rst)."""
+
+
+_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+"""domain:bus:slot.function."""
+
+
+def pci_address(text: str) -> str:
+    """As sysfs has it; the domain may be left out. Raises UsageError."""
+    plain = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
+    if not _ADDRESS.fullmatch(plain):
+        raise UsageError(f"'{text[:40]}' is no PCI address", hint="as 0000:c1:00.0; cmcheck --vfio lists them")
+    return plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +91,12 @@ class Devices(Protocol):
 
     def give(self, group: str, uid: int, gid: int) -> None:
         """Make this user the only one who may use an IOMMU group."""
+
+    def usable(self, group: str) -> bool:
+        """Whether this process's user may use an IOMMU group; it need not be free."""
+
+    def lockable(self, size_bytes: int) -> bool:
+        """Whether programs of this process's may lock that much memory, as devices want it that write there."""
 
     def types(self, address: str) -> Sequence[MediatedType]: ...
 

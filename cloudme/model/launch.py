@@ -103,6 +103,8 @@ class Launch:
     plugged:   what is plugged in once the machine runs; the netdevs it needs are there from the start.
     group:     None: it stays in the cgroup of who starts it.
     folders:   what it shares with the host, by virtiofs, else by 9p.
+    iommu:     the numbers of the IOMMU groups of devices that it opens by itself.
+    locked_bytes: what it may lock of its memory; 0: as much as any program.
     copies:    its memory is a copy of the file that it goes on from: others have to see what it writes there.
     """
 
@@ -135,3 +137,5 @@ class Launch:
     folders: Sequence[Folder] = ()
     virtiofs: bool = True
     copies: bool = False
+    iommu: Sequence[str] = ()
+    locked_bytes: int = 0

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Literal
 
 from cloudme.errors import UsageError
+from cloudme.model.devices import pci_address
 from cloudme.model.names import TEMPLATES, DefinitionName, Name
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.share import Share
@@ -182,6 +183,17 @@ WARMING = f"{TEMPLATES}/warm"
 """The group of a template while its memory is saved; no name of a group can look so."""
 
 
+DEVICES_MAX = 8
+"""The functions of the slot where their root ports are."""
+
+
+def _check_devices(devices: tuple[str, ...], board: str) -> None:
+    if list(dict.fromkeys(map(pci_address, devices))) != list(devices) or len(devices) > DEVICES_MAX:
+        raise UsageError(f"a machine gets each device once, and {DEVICES_MAX} at most")
+    if devices and board == "microvm":
+        raise UsageError("a microvm takes no PCI devices", hint="--machine-type q35")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine as it is meant. For a template that boots, `group` is 'templates'.
@@ -238,6 +250,7 @@ class Machine:
             raise UsageError(f"{self.vsock_cid} is no number of a machine for vsock", hint=f"{CID_MIN} to {CID_MAX}")
         if self.board not in BOARDS:
             raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
+        _check_devices(self.devices, self.board)
         if self.board == "microvm" and (self.kernel is None or self.cdrom):
             raise UsageError("a microvm boots a kernel, it has no firmware that finds a disk",
                              hint="--kernel FILE --initrd FILE --cmdline 'root=/dev/vda1 console=ttyS0'")
@@ -314,3 +327,4 @@ class CloneRequest:
     shares: tuple[Share, ...] = ()
     name: Name | None = None
     user_data: str = ""
+    devices: tuple[str, ...] = ()

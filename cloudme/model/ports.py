@@ -42,10 +42,13 @@ class Run(Protocol):
 
     def spawn(
         self, argv: Sequence[str], *, stdout: str, fds: Sequence[int] = (), confinement: Confinement | None = None,
+        locked_bytes: int = 0,
     ) -> int:
         """Start a program that outlives us, in a session of its own; both outputs are appended to the file `stdout`.
 
-        `fds` are inherited under their own numbers. Returns the pid.
+        `fds` are inherited under their own numbers. It may lock `locked_bytes` of memory, or what it may in any case.
+        Returns the pid.
+        Raises:  NotPermitted where it may not lock so much.
         """
 
     def attend(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudme import claim, defined, folders, index, layout, seed
+from cloudme import claim, defined, folders, index, layout, notes, passthrough, seed
 from cloudme.errors import AlreadyExists, Busy, StoreError
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
@@ -149,7 +149,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits, ports=request.ports, shares=request.shares,
+        limits=request.limits, ports=request.ports, shares=request.shares, devices=request.devices,
     )
 
 
@@ -269,6 +269,8 @@ class Destroy:
         shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
         for base in self.machine.bases:
             _forget_fork(self.store, os.path.join(world.data, base))
+        passthrough.sweep(host, world)
+        notes.forget(world.loan(self.machine.uuid))
 
     def undo(self, host: Host) -> None:
         """Nothing can bring a disk back."""

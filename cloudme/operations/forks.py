@@ -42,6 +42,9 @@ def check(host: Host, store: Store, machine: Machine) -> None:
         tag = machine.shares[0].tag
         raise HostUnavailable(f"'{machine.name}' cannot be forked: it has shares, and nobody can save what is known "
                               "here of open files", hint=f"vmupdate {machine.name} --no-share {tag}; vmrestart")
+    if machine.devices:
+        raise HostUnavailable(f"'{machine.name}' cannot be forked: it has a device of the host's, "
+                              f"{machine.devices[0]}, whose state nobody can save")
     why = ""
     if machine.template is None or not machine.access.seeded:
         why = "it was installed by hand: nobody knows what its clones may share"

@@ -62,6 +62,7 @@ class Wanted:
     vsock_cid: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
+    devices: tuple[str, ...] = ()
     like: Callable[[Machine], Machine] = lambda machine: machine
 
 
@@ -109,7 +110,7 @@ def _machine(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), image=image.name, vnc_port=wanted.vnc_port,
         isolate=wanted.isolate, net_rate=wanted.net_rate,
         limits=wanted.limits, ports=wanted.ports, board=wanted.board, kernel=wanted.kernel, vsock_cid=wanted.vsock_cid,
-        shares=wanted.shares,
+        shares=wanted.shares, devices=wanted.devices,
     )
 
 

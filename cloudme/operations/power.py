@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cloudme import defined, folders, forwards, layout, place
+from cloudme import defined, folders, forwards, layout, passthrough, place
 from cloudme.errors import (
     Busy,
+    CloudMeError,
     HostUnavailable,
     NotFound,
     NotPermitted,
@@ -48,13 +50,17 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
         return []
     accel = accelerator(host, settings) if own else ""
     networks = store.networks_of(settings, own)
-    check(host, store, stopped, networks.values())
-    steps: list[Step] = [
-        Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
-                                       virtiofs=host.qemu.virtiofs()))
-        for machine in own]
-    steps += [StartUnit(store, machine) for machine in stopped if machine.definition]
-    transaction.apply([Parallel(steps), *forwards.opening(store, stopped)])
+    if not transaction.dry_run:
+        with contextlib.suppress(CloudMeError):  # it stays noted, and the next stop tells
+            passthrough.sweep(host, store.world, besides=own)
+    with contextlib.nullcontext() if transaction.dry_run else passthrough.alone(store, own):
+        check(host, store, stopped, networks.values())
+        steps: list[Step] = [
+            Start(store, machine, place.of(store, machine, accel=accel, networks=networks, settings=settings,
+                                           virtiofs=host.qemu.virtiofs(), iommu=passthrough.groups(host, machine)))
+            for machine in own]
+        steps += [StartUnit(store, machine) for machine in stopped if machine.definition]
+        transaction.apply([*passthrough.lent(host, store, own), Parallel(steps), *forwards.opening(store, stopped)])
     return stopped
 
 
@@ -89,6 +95,7 @@ def check(host: Host, store: Store, machines: Sequence[Machine], networks: Itera
                            hint=f"vminstantiate -n {machine.name} makes a machine of it")
     forwards.check(host, store, machines)
     folders.check(host, store, machines)
+    passthrough.check(host, store, [machine for machine in machines if not machine.definition])
 
 
 def _check_vsock(host: Host, machine: Machine) -> None:
@@ -137,9 +144,13 @@ def accelerator(host: Host, settings: Settings) -> str:
 
 
 def stop(
-    host: Host, store: Store, machines: Sequence[Machine], *, timeout_s: float, say: Callable[[str], None]
+    host: Host, store: Store, machines: Sequence[Machine], *, timeout_s: float, say: Callable[[str], None],
+    again: bool = False,
 ) -> None:
-    """Power all of `machines` down and return when none runs: the power button, `quit`, kill."""
+    """Power all of `machines` down and return when none runs: the power button, `quit`, kill.
+
+    again:  they are about to start again, and keep the host's devices that they have.
+    """
     own = [machine for machine in machines if not machine.definition]
     defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -150,6 +161,7 @@ def stop(
         host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
+    passthrough.sweep(host, store.world, besides=own if again else ())
 
 
 def _stop_units(host: Host, machines: Sequence[Machine], timeout_s: float, say: Callable[[str], None]) -> None:

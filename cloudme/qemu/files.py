@@ -15,6 +15,9 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/urandom", 
 """What the program itself is made of: binary, libraries, firmware; and the source of the guest's random numbers."""
 
 DEVICES = ("/dev/null",)
+VFIO = "/dev/vfio"
+"""A file for each IOMMU group, and one, `vfio`, for what they have in common. QEMU opens them by their names: before
+9.0 it cannot be handed them (its docs/devel/vfio-iommufd.rst)."""
 RAM = "ram0"
 OWN = "own"
 """Roles: the file that is the memory; the folder in which QEMU makes its display's socket."""
@@ -127,7 +130,8 @@ def reach(launch: Launch, binary: str, own: str) -> Reach:
     return Reach(
         readable=(*SYSTEM, binary, *booted(launch).values(), *(folder.source for folder in nine if folder.readonly)),
         trees=tuple(folder.source for folder in nine if not folder.readonly),
-        writable=(own, *DEVICES, *(("/dev/kvm",) if launch.accel == "kvm" else ()), *((memory,) if memory else ())),
+        writable=(own, *DEVICES, *(("/dev/kvm",) if launch.accel == "kvm" else ()), *((memory,) if memory else ()),
+                  *(os.path.join(VFIO, name) for name in (*launch.iommu, *(["vfio"] if launch.iommu else [])))),
         ports=(launch.vnc_port,) if launch.vnc_port else ())
 
 

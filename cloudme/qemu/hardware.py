@@ -11,6 +11,9 @@ Parts = list[Part]
 ROOT_PORTS = ("rp0", "rp1", "rp2", "rp3")
 """PCIe slots that stand empty at the start, for cards that are plugged in later."""
 
+DEVICE_SLOT = "0x11"
+"""Of the root ports of the host's devices, one for each: what is in a port of its own can be reset by itself."""
+
 BALLOON, BALLOON_PORT = "balloon", ROOT_PORTS[-1]
 """It can be pulled out from there. A machine with a card in that slot has none."""
 VSOCK, VSOCK_DEVICE = "vsock", "/dev/vhost-vsock"
@@ -180,6 +183,16 @@ def nic(mac: str, index: int, *, old: bool = False) -> Parts:
     name, netdev = ("old", "oldnet") if old else ("nic", "net")
     return [Part("device", {"driver": "virtio-net-pci", "id": f"{name}{index}", "netdev": f"{netdev}{index}",
                             "mac": mac, "bus": ROOT_PORTS[index], "romfile": ""})]
+
+
+def device(address: str, index: int) -> Parts:
+    """A PCI device of the host's, number `index` (0 to 7), in a root port of its own."""
+    port = f"dp{index}"
+    return [
+        Part("device", {"driver": "pcie-root-port", "id": port, "bus": "pcie.0", "chassis": len(ROOT_PORTS) + 1 + index,
+                        "addr": f"{DEVICE_SLOT}.{index}", **({"multifunction": True} if index == 0 else {})}),
+        Part("device", {"driver": "vfio-pci", "id": f"device{index}", "host": address, "bus": port}),
+    ]
 
 
 def share(role: str, tag: str, index: int, *, virtiofs: bool, plugged: bool) -> Parts:

@@ -28,6 +28,8 @@ without ACPI nobody could press its power button (QEMU, docs/system/i386/microvm
 CLONES_CODE_MIB = 96
 CODE_MIB = 1024
 """What an emulated machine's translated code takes at most (QEMU, tcg/region.c)."""
+BESIDES_BYTES = 1 << 30
+"""What is locked beside the guest's memory, at most: ROMs, memory of displays. libvirt allows as much."""
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The system calls that QEMU takes from itself (qemu(1), -sandbox)."""
 VNC_PORTS = 5900
@@ -45,6 +47,7 @@ class Place:
     grounds:  folders, and files, on whose disks its own may stand, beside those in `folder`.
     limits, overhead_mib: the host's, for machines that have none of their own (Settings). None: it gets no cgroup.
     virtiofs: the host has a virtiofsd for its shares; else they are 9p's.
+    iommu:    the numbers of the groups in which its PCI devices are.
     """
 
     folder: str
@@ -55,6 +58,7 @@ class Place:
     limits: Limits | None = None
     overhead_mib: int | None = None
     virtiofs: bool = True
+    iommu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
     cards = _pluggable(machine, ram)
     old = ram.cards if ram else ()
     parts += [part for index, nic in enumerate(old) for part in hardware.nic(nic.mac, index, old=True)]
+    if ram is None:
+        parts += [part for index, address in enumerate(machine.devices) for part in hardware.device(address, index)]
     incoming = ram is not None and ram.use != "boot"
     shares = [part for index, folder in enumerate(folders) for part in hardware.share(
         folder.role, folder.tag, index, virtiofs=place.virtiofs, plugged=incoming)]
@@ -112,8 +118,13 @@ def of(machine: Machine, place: Place, ram: Ram | None = None) -> Launch:
         initrd=os.path.join(place.folder, INITRD) if machine.kernel and machine.kernel.initrd else None,
         cmdline=machine.kernel.cmdline if machine.kernel else "",
         group=group(machine, place),
-        grounds=(place.folder, *place.grounds),
+        grounds=(place.folder, *place.grounds), iommu=place.iommu, locked_bytes=locked_bytes(machine),
     )
+
+
+def locked_bytes(machine: Machine) -> int:
+    """What of its memory stays where it is: devices of the host's write there by themselves, at any moment."""
+    return (machine.shape.ram_mib << 20) + BESIDES_BYTES if machine.devices else 0
 
 
 def _memory(machine: Machine, ram: Ram | None, *, seen: bool) -> list[Part]:
@@ -142,13 +153,14 @@ def _pluggable(machine: Machine, ram: Ram | None) -> list[Part]:
 
     On a `ram` there is no balloon: what a guest gives back, QEMU punches out of the file that its memory is, even where
     others have it too (softmmu/physmem.c, ram_block_discard_range; docs/system/vm-templating.rst).
+    Nor with devices of the host's: of what they may write to nothing can be given back (hw/vfio/common.c).
     """
     small = machine.board == MICROVM
     card = hardware.small_nic if small else hardware.nic
     parts = [part for index, nic in enumerate(machine.nics) for part in card(nic.mac, index)]
     if ram is None and machine.vsock_cid is not None:
         parts += hardware.vsock(machine.vsock_cid)
-    if ram is None and len(machine.nics) < len(hardware.ROOT_PORTS):
+    if ram is None and not machine.devices and len(machine.nics) < len(hardware.ROOT_PORTS):
         parts += hardware.small_balloon() if small else hardware.balloon()
     return parts
 

@@ -36,6 +36,8 @@ CASES = {
     "kvm": (machine(), dataclasses.replace(PLACE, accel="kvm")),
     "installation": (dataclasses.replace(machine(), cdrom="/iso/arch, linux.iso", disks=machine().disks[:1],
                                          access=dataclasses.replace(machine().access, seeded=False)), PLACE),
+    "devices": (dataclasses.replace(machine(), devices=("0000:01:00.0", "0000:01:00.1")),
+                dataclasses.replace(PLACE, accel="kvm", iommu=("7",))),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudme import notes
 from cloudme.errors import (
     AlreadyExists,
     Busy,
@@ -23,7 +24,7 @@ from cloudme.model import identity
 from cloudme.model.launch import Guard
 from cloudme.model.network import Link
 from cloudme.operations import preparing
-from cloudme.operations.preparing import foreground, links, notes
+from cloudme.operations.preparing import foreground, links
 from cloudme.store import take_lock
 from tests.preparing import GPU, SMALL, UUID, A, B, Site, refused
 from tests.preparing import lock_file as lock_file
@@ -130,7 +131,7 @@ def test_notes_that_cannot_be_read_are_told(site: Site) -> None:
         path.write_text(text)
         with pytest.raises(StoreError, match="cannot be read"):
             site.tear_down()
-    assert notes.names(site.world) == ["vm"]
+    assert notes.names(site.world.preparations) == ["vm"]
 
 
 # firmware
@@ -159,7 +160,7 @@ def test_a_descriptor_says_what_belongs_to_the_code() -> None:
 def test_vmrun_refuses_a_machine_that_runs(site: Site, lock_file: str) -> None:
     site.define({"accelerator": "tcg"})
     read = site.machina.read()
-    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
+    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world.prepared("vm")))
     foreground.check(site.host, one)
     lock = take_lock(lock_file)
     with pytest.raises(Busy, match="'vm' runs"):
@@ -171,7 +172,7 @@ def test_kvm_that_cannot_be_had_is_told(site: Site) -> None:
     site.define({"accelerator": "kvm"})
     read = site.machina.read()
     machine, = read.pick(["vm"])
-    one = preparing.tenant.of(machine, read.host, notes.read(site.world, "vm"))
+    one = preparing.tenant.of(machine, read.host, notes.read(site.world.prepared("vm")))
     site.qemu.kvm = True
     foreground.check(site.host, one)
     assert preparing.doubts(site.host, [machine], read.host) == []
@@ -186,7 +187,7 @@ def test_kvm_that_cannot_be_had_is_told(site: Site) -> None:
 def test_what_runs_says_how_it_ends_and_where_it_is(site: Site) -> None:
     site.define({"accelerator": "tcg"})
     read = site.machina.read()
-    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world, "vm"))
+    one = preparing.tenant.of(read.pick(["vm"])[0], read.host, notes.read(site.world.prepared("vm")))
     assert foreground.greeting(one, None) == "vm: Ctrl-C ends it"
     more = replace(one.machine.attributes, qmp_sockets=("/s",), spice_port=5900)
     one = replace(one, machine=replace(one.machine, attributes=more))
@@ -199,16 +200,16 @@ def test_of_two_that_prepare_a_machine_one_waits(site: Site) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with notes.alone(site.world, ["vm"]):
+        with notes.alone([site.world.prepared("vm")]):
             order.append("second")
 
-    with notes.alone(site.world, ["vm", "other", "vm"]):
+    with notes.alone(map(site.world.prepared, ["vm", "other", "vm"])):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.2)
         order.append("first")
     thread.join()
-    assert order == ["first", "second"] and notes.names(site.world) == []
+    assert order == ["first", "second"] and notes.names(site.world.preparations) == []
 
 
 def test_nothing_is_left_of_who_is_forgotten_and_who_waited_for_him_is_alone(site: Site) -> None:
@@ -216,16 +217,16 @@ def test_nothing_is_left_of_who_is_forgotten_and_who_waited_for_him_is_alone(sit
     order: list[bool] = []
 
     def next_one() -> None:
-        with notes.alone(world, ["vm"]):
-            order.append(notes.met(world, "vm"))
+        with notes.alone([world.prepared("vm")]):
+            order.append(notes.met(world.prepared("vm")))
 
     thread = threading.Thread(target=next_one)
-    with notes.alone(world, ["vm"]):
-        assert notes.met(world, "vm")
+    with notes.alone([world.prepared("vm")]):
+        assert notes.met(world.prepared("vm"))
         thread.start()
         os.unlink(world.prepared("vm").replace(".json", ".lock"))
     thread.join()
     assert order == [True]
-    notes.forget(world, "vm")
-    notes.forget(world, "vm")
-    assert not notes.met(world, "vm")
+    notes.forget(world.prepared("vm"))
+    notes.forget(world.prepared("vm"))
+    assert not notes.met(world.prepared("vm"))

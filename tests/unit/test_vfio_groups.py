@@ -44,8 +44,8 @@ def test_each_device_says_what_giving_it_away_would_mean(host: Host, capsys: pyt
         ["1", BRIDGE, "0604", "-", "pcieport", "stays"],
         ["1", GPU, "0300", "10de:1b80", "nouveau", "takes", "along", SOUND],
         ["1", SOUND, "0403", "-", "snd_hda_intel", "takes", "along", GPU],
-        ["2", DISK, "0106", "-", "ahci", "in", "use", "sda", "is", "in", "use"],
-        ["10", NIC, "0200", "-", "e1000e", "in", "use", "eth0", "is", "up"],
+        ["2", DISK, "0106", "-", "ahci", "in", "use", "the", "disk", "sda", "is", "in", "use"],
+        ["10", NIC, "0200", "-", "e1000e", "in", "use", "eth0", "is", "up", "and", "in", "br0"],
         ["11", OWN, "0300", "-", "vfio-pci", "given"]]
 
 

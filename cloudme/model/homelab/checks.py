@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Interface
 
-from cloudme.errors import UsageError
+from cloudme.errors import SpecError, UsageError
 from cloudme.model import limits
+from cloudme.model.definitions import borrowed
+from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import intent, planned
 from cloudme.model.homelab.nouns import Board, Homelab, Remark, Severity, VlanMode
 from cloudme.model.homelab.planned import Planned
@@ -29,6 +31,7 @@ class Surroundings:
 
     templates: their memory in MiB, by name.   default_mib: the memory of a machine that stands on none.
     networks:  those of `cmnet`.               tags: those of the host configuration.
+    configuration: that of the host, which says what its tags bring.
     exists:    whether there is a file or folder of this path; a relative one is from the file's folder.
     """
 
@@ -38,6 +41,7 @@ class Surroundings:
     images: Collection[str] | None = None
     networks: Collection[str] | None = None
     tags: Collection[str] | None = None
+    configuration: HostConfiguration | None = None
     exists: Callable[[str], bool] | None = None
 
 
@@ -60,7 +64,7 @@ def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str
     yield from _origins(homelab, machines, around, told)
     yield from _places(homelab, machines, around, told)
     if around.tags is not None:
-        yield from _tags(homelab, around.tags)
+        yield from _tags(homelab, around.tags, around.configuration)
     yield from _kinds(homelab, machines, told)
     yield from _clashes(machines)
     yield from _addresses(homelab, machines)
@@ -181,12 +185,18 @@ def _kinds(homelab: Homelab, machines: list[Planned], told: Collection[str]) -> 
             yield Remark(f"{path}.user", "a clone has its template's user: user goes with image")
 
 
-def _tags(homelab: Homelab, known: Collection[str]) -> Iterator[Remark]:
+def _tags(homelab: Homelab, known: Collection[str], configuration: HostConfiguration | None) -> Iterator[Remark]:
     for entry, declared in homelab.machines.items():
         for number, tag in enumerate(declared.tags):
             if tag not in known:
                 yield Remark(f"machines.{entry}.tags[{number}]",
                              _unknown("tag", tag, known) + " in the host configuration")
+        try:
+            if configuration:
+                borrowed.of_tags([tag for tag in declared.tags if tag in known], configuration)
+        except SpecError as error:
+            for line in error.message.splitlines():
+                yield Remark(f"machines.{entry}.tags", line)
 
 
 ALONE: dict[str, Callable[[Planned], Iterable[object]]] = {

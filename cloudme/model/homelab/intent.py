@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from cloudme.model import limits, openports
+from cloudme.model.definitions.borrowed import Brought
 from cloudme.model.homelab import nouns, planned
 from cloudme.model.homelab.planned import Planned
 from cloudme.model.machine import Kernel, Machine, Nic, Port, Shape
@@ -60,10 +61,13 @@ def shared(given: nouns.Share) -> Share:
                  readonly=given.readonly, owner=given.owner, mode=given.mode)
 
 
-def shaped(machine: Machine, one: Planned, *, default: Shape, network: Network, vsock: bool, new: bool) -> Machine:
+def shaped(
+    machine: Machine, one: Planned, *, default: Shape, network: Network, brought: Brought, vsock: bool, new: bool,
+) -> Machine:
     """The machine as the file wants it; what the file does not say stays, and so do cards after the first.
 
-    network: that of its first card. vsock: this host has it. new: what follows from the name is its, too.
+    network: that of its first card. brought: what its tags bring. vsock: this host has it. new: what follows from the
+    name is its, too.
     """
     declared = one.declared
     kernel = machine.kernel and declared.cmdline and dataclasses.replace(machine.kernel, cmdline=declared.cmdline)
@@ -76,7 +80,7 @@ def shaped(machine: Machine, one: Planned, *, default: Shape, network: Network, 
         limits=declared.limits, isolate=declared.isolate, net_rate=declared.net_rate, ports=ports(one),
         shares=shares(one), board=str(one.board), kernel=kernel or machine.kernel,
         vsock_cid=declared.vsock_cid if vsock else None, hostname=None if one.hostname == one.name else one.hostname,
-        devices=(*declared.gpu, *declared.devices))
+        devices=tuple(dict.fromkeys((*declared.gpu, *declared.devices, *brought.devices))))
 
 
 def _nic(nics: tuple[Nic, ...], one: Planned, network: Network, *, new: bool) -> Nic:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloudme import passthrough
 from cloudme.errors import HostUnavailable
 from cloudme.model.devices import VFIO, Devices, PciDevice
 from cloudme.model.network import Link
@@ -31,22 +32,12 @@ class Found:
         return "takes along" if self.along else "free"
 
 
-def found(devices: Devices, links: Mapping[str, Link]) -> list[Found]:
-    """By group and address. Raises HostUnavailable where there are no groups."""
+def found(devices: Devices, links: Mapping[str, Link] | None) -> list[Found]:
+    """By group and address. links: None where nobody knows them. Raises HostUnavailable where there are no groups."""
     groups = sorted(devices.groups(), key=lambda number: (len(number), number))
     if not groups:
         raise HostUnavailable("this host has no IOMMU groups: no device can be given to a machine",
-                              hint="enable VT-d or AMD-Vi in the firmware's setup, and boot with intel_iommu=on")
-    return [Found(device=device, uses=tuple(_uses(device, links)), along=tuple(
-                other.address for other in group
-                if other.address != device.address and not other.bridge and other.driver not in ("", VFIO)))
+                              hint=passthrough.NO_IOMMU)
+    return [Found(device=device, uses=tuple(passthrough.uses(device, links)),
+                  along=tuple(other.address for other in passthrough.along(group, device)))
             for number in groups for group in [devices.group(number)] for device in group]
-
-
-def _uses(device: PciDevice, links: Mapping[str, Link]) -> Iterator[str]:
-    for name in device.cards:
-        link = links.get(name)  # as vmprepare looks at it: a card that is up counts where it leads somewhere
-        if link and link.up and (link.addresses or link.addresses6 or link.routes or link.master):
-            yield f"{name} is up"
-    for disk in device.disks:
-        yield f"{disk} is in use"

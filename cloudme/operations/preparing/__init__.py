@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
-from cloudme import index, layout
+from cloudme import index, layout, notes, passthrough
 from cloudme.errors import Busy, CloudMeError
 from cloudme.layout import World
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.preparing import firmware, links, mediated, notes, passthrough, tenant, tpm, volumes
+from cloudme.operations.preparing import firmware, links, mediated, tenant, tpm, volumes
 from cloudme.operations.preparing.firmware import MakeVariables
 from cloudme.operations.preparing.teardown import steps
 
@@ -22,18 +22,18 @@ def plan(host: Host, world: World, machines: Iterable[Merged], configuration: Ho
     known = host.net.links()
     found: list[Step] = []
     for machine in machines:
-        one = tenant.of(machine, configuration, notes.read(world, machine.name))
+        one = tenant.of(machine, configuration, notes.read(world.prepared(machine.name)))
         made = list(firmware.plan(host, one))
         variables = next((step.path for step in made if isinstance(step, MakeVariables)), "")
         found += [*made, *tpm.plan(host, one), *volumes.plan(host, one, variables), *links.plan(host, one, known),
-                  *mediated.plan(host, one), *passthrough.plan(host, one, known)]
+                  *mediated.plan(host, one), *passthrough.plan(host, one.borrower, one.whole, known)]
     return found
 
 
 def plan_tpms(host: Host, world: World, machines: Iterable[Merged], configuration: HostConfiguration) -> list[Step]:
     """Of these steps those that a TPM's unit needs, which starts before its machine's."""
     return [step for machine in machines
-            for step in tpm.plan(host, tenant.of(machine, configuration, notes.read(world, machine.name)))]
+            for step in tpm.plan(host, tenant.of(machine, configuration, notes.read(world.prepared(machine.name))))]
 
 
 def doubts(host: Host, machines: Sequence[Merged], configuration: HostConfiguration) -> list[str]:
@@ -52,8 +52,8 @@ def tear_down(
     Raises:  Busy where one runs: then nothing was undone, if it is among those that are named, else all of the others.
              Where something cannot be undone all else is, and the first failure is raised, with the words of all.
     """
-    chosen = list(dict.fromkeys(names)) or notes.names(world)
-    with contextlib.nullcontext() if dry_run else notes.alone(world, chosen):
+    chosen = list(dict.fromkeys(names)) or notes.names(world.preparations)
+    with contextlib.nullcontext() if dry_run else notes.alone(map(world.prepared, chosen)):
         problems: list[CloudMeError] = []
         if alive := [name for name in chosen if index.held(layout.machina_lock(name))]:
             problems.append(Busy(f"{', '.join(alive)}: QEMU lives", hint=f"vmstop {' '.join(alive)}"))
@@ -67,7 +67,7 @@ def _tear_down(
 ) -> None:
     for name in chosen:
         try:
-            for step in steps(notes.read(world, name)):
+            for step in steps(notes.read(world.prepared(name))):
                 say(step.describe())
                 if not dry_run:
                     _attempt(host, step, problems)

@@ -18,7 +18,7 @@ from cloudme.model.launch import Guard, TapCard
 from cloudme.model.network import LINK_LOCAL, Link, eui64
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.preparing.notes import Entry, Notes
+from cloudme.notes import Entry, Notes
 from cloudme.operations.preparing.tenant import Tenant
 
 TAP = "tun"

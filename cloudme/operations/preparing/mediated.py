@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cloudme import passthrough
 from cloudme.errors import AlreadyExists, Busy, CloudMeError, HostUnavailable
 from cloudme.model.definitions.nouns import Device, Supply
 from cloudme.model.devices import MediatedType
 from cloudme.model.ports import Host
 from cloudme.model.steps import Step
-from cloudme.operations.preparing import passthrough
-from cloudme.operations.preparing.notes import Entry
-from cloudme.operations.preparing.passthrough import Lend
+from cloudme.notes import Entry
 from cloudme.operations.preparing.tenant import Tenant
+from cloudme.passthrough import Lend
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class MakeMediated:
             _placed(host, self.tenant, self.device, supply)
         for found in host.devices.mediated():
             if found.uuid == self.device.id and found.group:
-                self.lent.append(Lend(self.tenant, found.group))
+                self.lent.append(Lend(self.tenant.borrower, found.group))
                 self.lent[-1].do(host)
 
     def undo(self, host: Host) -> None:
@@ -72,8 +72,8 @@ def plan(host: Host, tenant: Tenant) -> Iterator[Step]:
                                 f"{found.parent}, which is not '{device.kind}'",
                                 hint=f"if nobody uses it: echo 1 > /sys/bus/mdev/devices/{device.id}/remove")
         elif found.group:
-            passthrough.check_free(host, tenant, device.id, found.group)
-            yield from passthrough.lending(host, tenant, found.group)
+            passthrough.check_free(host, tenant.borrower, device.id, found.group)
+            yield from passthrough.lending(host, tenant.borrower, found.group)
 
 
 def choose(

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from cloudme import notes, passthrough
 from cloudme.model.ports import Host
-from cloudme.operations.preparing import links, mediated, passthrough
-from cloudme.operations.preparing.notes import Entry, Notes
+from cloudme.notes import Entry, Notes, Undo
+from cloudme.operations.preparing import links, mediated
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """One note; it is dropped when what it is about is gone, and stays where that fails."""
-
-    notes: Notes
-    kind: str
-    entry: Entry
-    words: str
-    how: Callable[[Host, Entry], None]
-
-    def describe(self) -> str:
-        return self.words
-
-    def do(self, host: Host) -> None:
-        self.how(host, self.entry)
-        self.notes.drop(self.kind, self.entry)
-
-    def undo(self, host: Host) -> None:
-        """A teardown goes on where something fails."""
-
-
-def steps(notes: Notes) -> Iterator[Undo]:
+def steps(noted: Notes) -> Iterator[Undo]:
     """Devices before the groups that they are in, and those before taps."""
-    for kind, words, how in (
-        ("mediated", "remove the mediated device {uuid}", mediated.remove),
-        ("lent", "take /dev/vfio/{group} back", passthrough.take_back),
-        ("bound", "give the device {address} back to {driver}", passthrough.give_back),
-        ("taps", "remove the tap {name}", _tap),
-    ):
-        for entry in reversed(list(notes.entries[kind])):
-            yield Undo(notes, kind, entry, words.format(**{"driver": "", **entry}).strip(), how)
+    return notes.undoing(noted, (("mediated", "remove the mediated device {uuid}", mediated.remove), *passthrough.BACK,
+                                 ("taps", "remove the tap {name}", _tap)))
 
 
 def _tap(host: Host, entry: Entry) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cloudme.errors import ConfigError, NotPermitted
 from cloudme.model.definitions import accounts
 from cloudme.model.definitions.nouns import HostConfiguration, Merged
-from cloudme.operations.preparing.notes import Notes
+from cloudme.notes import Notes
+from cloudme.passthrough import Borrower
 
 FIRST_GROUP = 1000
 """Of people's groups; those below it are the system's (login.defs(5), GID_MIN)."""
@@ -30,6 +31,16 @@ class Tenant:
     @property
     def name(self) -> str:
         return self.machine.name
+
+    @property
+    def borrower(self) -> Borrower:
+        return Borrower(name=self.name, user=self.user, uid=self.uid, gid=self.gid, notes=self.notes)
+
+    @property
+    def whole(self) -> list[str]:
+        """The addresses of the devices that it gets whole."""
+        return [supply.address for device in self.machine.devices for supply in self.host.supplies
+                if supply.kinds.get(device.kind) == ""]
 
 
 def of(machine: Merged, host: HostConfiguration, notes: Notes) -> Tenant:

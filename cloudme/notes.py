@@ -1,5 +1,5 @@
-"""What was prepared for a machine, in a file of root's own: it is undone by these notes, whatever its definition says
-by then. An entry is written before the change that it is about, so that none is forgotten."""
+"""What was done to the host for a machine, in a file of root's own: by these notes it is undone, whatever the machine
+is meant to be by then. An entry is written before the change that it is about, so that none is forgotten."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from cloudme import index
 from cloudme.disk import reported, write_atomic
 from cloudme.errors import StoreError
-from cloudme.layout import World
+from cloudme.model.ports import Host
 
 VERSION = 1
 KINDS = {"taps": "name", "mediated": "uuid", "bound": "address", "lent": "group"}
@@ -51,9 +51,8 @@ class Notes:
             write_atomic(self.path, json.dumps({"version": VERSION, **self.entries}, indent=2) + "\n", mode=0o600)
 
 
-def read(world: World, name: str) -> Notes:
-    """The notes of the machine `name`; empty ones where there are none. Raises StoreError."""
-    path = world.prepared(name)
+def read(path: str) -> Notes:
+    """The notes in a file; empty ones where there is none. Raises StoreError."""
     notes = Notes(path)
     try:
         with reported(path), contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
@@ -67,14 +66,46 @@ def read(world: World, name: str) -> Notes:
     return notes
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """One note; it is dropped when what it is about is gone, and stays where that fails."""
+
+    notes: Notes
+    kind: str
+    entry: Entry
+    words: str
+    how: Callable[[Host, Entry], None]
+
+    def describe(self) -> str:
+        return self.words
+
+    def do(self, host: Host) -> None:
+        self.how(host, self.entry)
+        self.notes.drop(self.kind, self.entry)
+
+    def undo(self, host: Host) -> None:
+        """A teardown goes on where something fails."""
+
+
+Ways = tuple[tuple[str, str, Callable[[Host, Entry], None]], ...]
+"""Of undoing: the kind of notes, what is said, with values of the entry, and what is done."""
+
+
+def undoing(notes: Notes, ways: Ways) -> Iterator[Undo]:
+    """A step for each note, by kinds in the order of the ways; of each the last one first."""
+    for kind, words, how in ways:
+        for entry in reversed(list(notes.entries[kind])):
+            yield Undo(notes, kind, entry, words.format(**{"driver": "", **entry}).strip(), how)
+
+
 @contextlib.contextmanager
-def alone(world: World, machines: Iterable[str]) -> Iterator[None]:
-    """While one of ours prepares machines, or tears them down, others wait: each writes all notes of a machine, and
-    what fails takes back what it finds."""
+def alone(paths: Iterable[str]) -> Iterator[None]:
+    """While one of ours does what these notes are about, or undoes it, others wait: each writes all notes of a machine,
+    and what fails takes back what it finds."""
     with contextlib.ExitStack() as held:
-        for name in sorted(set(machines)):
-            with reported(_lock(world, name)):
-                held.callback(os.close, _locked(_lock(world, name)))
+        for path in sorted(set(paths)):
+            with reported(_lock(path)):
+                held.callback(os.close, _locked(_lock(path)))
         yield
 
 
@@ -94,26 +125,26 @@ def _locked(path: str) -> int:
         os.close(fd)
 
 
-def forget(world: World, name: str) -> None:
-    """Leave no file of a machine that nobody will prepare any more. What it still has to be undone stays noted."""
-    if os.path.exists(_lock(world, name)):
-        with alone(world, [name]):
-            os.unlink(_lock(world, name))
+def forget(path: str) -> None:
+    """Leave no lock of a machine that nobody will prepare any more. What it still has to be undone stays noted."""
+    if os.path.exists(_lock(path)):
+        with alone([path]):
+            os.unlink(_lock(path))
 
 
-def met(world: World, name: str) -> bool:
-    """Whether anybody has prepared the machine since this host has started, or is about to."""
-    return os.path.exists(_lock(world, name)) or os.path.exists(world.prepared(name))
+def met(path: str) -> bool:
+    """Whether anybody has made such notes since this host has started, or is about to."""
+    return os.path.exists(_lock(path)) or os.path.exists(path)
 
 
-def _lock(world: World, name: str) -> str:
-    return f"{world.prepared(name).removesuffix('.json')}.lock"
+def _lock(path: str) -> str:
+    return f"{path.removesuffix('.json')}.lock"
 
 
-def names(world: World) -> list[str]:
-    """The machines of which there are notes."""
+def names(folder: str) -> list[str]:
+    """Of whom there are notes in a folder: the files' names without '.json'."""
     try:
-        found = os.listdir(os.path.dirname(world.prepared("any")))
+        found = os.listdir(folder)
     except FileNotFoundError:
         return []
     return sorted(name.removesuffix(".json") for name in found if name.endswith(".json") and not name.startswith("."))
