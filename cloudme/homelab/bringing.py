@@ -180,13 +180,14 @@ class Bringing:
         return self.wishes.start and (autostart or bool(self.wishes.names and name in self.wishes.names))
 
     def _start(self, outcomes: Sequence[Outcome]) -> None:
-        off = [outcome for outcome in outcomes if self._wanted_on(outcome.planned.name, outcome.planned.autostart)
-               and not (outcome.record and self.site.store.is_running(outcome.record))]
-        for outcome in [outcome for outcome in off if outcome.record is None]:
-            self.voice.show(f"start {outcome.planned.name}")  # a dry run: it is not made yet
+        off = [outcome for outcome in outcomes if outcome.stopped or (
+            self._wanted_on(outcome.planned.name, outcome.planned.autostart)
+            and not (outcome.record and self.site.store.is_running(outcome.record)))]
+        for outcome in [outcome for outcome in off if self.wishes.dry_run and (outcome.stopped or not outcome.there)]:
+            self.voice.show(f"start {outcome.planned.name}")
         if off and not self.wishes.dry_run:
             self.voice.slow()
-        self._together([outcome for outcome in off if outcome.record], self._power)
+        self._together([outcome for outcome in off if outcome.there], self._power)
 
     def _power(self, outcomes: Sequence[Outcome]) -> None:
         with self.voice.transaction() as transaction:

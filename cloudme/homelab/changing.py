@@ -40,12 +40,14 @@ def change(
         if runs and [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
             changes.apply(steps)
             outcome.record, rest = dataclasses.replace(machine, shape=wanted.shape), []
-        elif rest and runs and restart:
-            changes.say(f"stop {machine.name}")
-            if not changes.dry_run:
-                power.stop(site.host, site.store, [machine], timeout_s=site.settings.stop_timeout_s, say=say)
-        if rest and (not runs or restart):
-            outcome.record = _rewritten(site, changes, outcome, machine, wanted, rest)
+        elif rest and (not runs or restart):
+            outcome.record, steps = _rewritten(site, outcome, machine, wanted, rest)
+            outcome.stopped = runs
+            if runs:
+                changes.say(f"stop {machine.name}")
+                if not changes.dry_run:
+                    power.stop(site.host, site.store, [machine], timeout_s=site.settings.stop_timeout_s, say=say)
+            changes.apply(steps)
             rest = []
     outcome.pending, outcome.changed = rest, True
     outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
@@ -89,10 +91,9 @@ def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
 
 
 def _rewritten(
-    site: Site, transaction: Transaction, outcome: Outcome, machine: Machine, wanted: Machine,
-    rest: Sequence[Difference],
-) -> Machine:
-    """The machine, with all that the file wants of it."""
+    site: Site, outcome: Outcome, machine: Machine, wanted: Machine, rest: Sequence[Difference],
+) -> tuple[Machine, Sequence[Step]]:
+    """The machine, with all that the file wants of it, and the steps to it. Raises what stands in their way."""
     if wanted.nics and wanted.nics[0].address is None:
         network = site.network(outcome.planned.declared)
         if not network.external:
@@ -102,5 +103,4 @@ def _rewritten(
     if keys & SEEDED:
         wanted = dataclasses.replace(wanted, seed_id=identity.new_uuid())
     user_data = site.user_data(outcome.planned) if "user_data" in keys else None
-    transaction.apply(rewriting.steps(site.host, site.store, machine, wanted, site.settings, user_data))
-    return wanted
+    return wanted, rewriting.steps(site.host, site.store, machine, wanted, site.settings, user_data)

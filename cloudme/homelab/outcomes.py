@@ -14,7 +14,7 @@ from cloudme.model.machine import Machine
 class Outcome:
     """record: the machine, once there is one. did: made, changed KEY, started, configured. pending: what wants a
     restart. waits_for: the machine that failed, and that this one depends on. playbook: to be applied.
-    changed: its record was brought to the file's."""
+    changed: its record was brought to the file's. stopped: it ran, and is to run again."""
 
     planned: Planned
     record: Machine | None = None
@@ -24,6 +24,7 @@ class Outcome:
     waits_for: str = ""
     playbook: str = ""
     changed: bool = False
+    stopped: bool = False
 
     @property
     def there(self) -> bool:
