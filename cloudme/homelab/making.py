@@ -45,10 +45,10 @@ class Maker:
         site = self.site
         self.plans = {one.planned.name: one.planned for one in outcomes}
         accel = power.accelerator(site.host, site.settings)
-        with self.transaction() as transaction, clones.making(
+        with networks.announcing(site.host, site.store) as announce, self.transaction() as transaction, clones.making(
                 transaction, site.store, [self._request(one.planned) for one in outcomes], site.settings,
                 lambda machine: self._based(machine, accel)) as made:
-            networks.refresh_names(site.host, site.store, coming=made)
+            announce(made)
             instant.start(transaction, site.store, [machine for machine in made if machine.bases], site.settings,
                           accel=accel)
         for template, why in self.reasons.items():
