@@ -42,7 +42,7 @@ def apply(args: argparse.Namespace) -> int:
     with notes.locked(store) if not args.dry_run else contextlib.nullcontext():
         noted = notes.read(store)
         left = pruning.left_over(store, noted, homelab)
-        gone = ", ".join([*(machine.name for machine in left.machines), *(f"network {name}" for name in left.vlans)])
+        gone = ", ".join([*(machine.name for machine in left.machines), *(f"VLAN {name}" for name in left.vlans)])
         if args.prune and left.machines and not args.dry_run:
             cli.confirmed(f"Destroy {gone}, with {'their disks' if len(left.machines) > 1 else 'its disk'}?",
                           yes=args.yes)

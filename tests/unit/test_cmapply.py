@@ -202,7 +202,7 @@ def test_a_vlan_goes_with_its_machines_and_not_before(lab: Lab) -> None:
     fewer = one("ip: 10.1.0.10, ports: {sql: 5432}, vsock_cid: 100")
     lab.well(fewer)
     assert lab.store.network("dmz")
-    assert "no longer in the file: web00, web01, network dmz" in lab.apply(fewer).stderr
+    assert "no longer in the file: web00, web01, VLAN dmz" in lab.apply(fewer).stderr
     assert "delete the network dmz" in lab.apply(fewer, "--prune", "--dry-run").stdout
     assert lab.well(fewer, "--prune", "-y") == {"db": "ok"}
     assert lab.store.network("dmz") is None

@@ -337,7 +337,7 @@ def test_somebody_is_asked_before_a_disk_is_lost(lab: Lab, monkeypatch: pytest.M
     monkeypatch.setattr(cli, "confirmed", no)
     before = lab.everything()
     assert lab.apply("machines: {}", "--prune").status == 64
-    assert asked == ["Destroy db, web00, web01, network lan, network dmz, with their disks?"]
+    assert asked == ["Destroy db, web00, web01, VLAN lan, VLAN dmz, with their disks?"]
     assert lab.everything() == before
 
 
