@@ -52,7 +52,8 @@ def test_nothing_was_applied_nothing_stops(command: Callable[..., Ended]) -> Non
 
 
 def test_it_says_who_would_stop_and_asks(command: Callable[..., Ended], running: None) -> None:
-    assert command("vmstop", "--homelab", "--dry-run").stdout == "stop gone\nstop web\nstop app00\nstop app01\nstop db\n"
+    ended = command("vmstop", "--homelab", "--dry-run")
+    assert ended.stdout == "stop gone\nstop web\nstop app00\nstop app01\nstop db\n"
     refused = command("vmstop", "--homelab")
     assert refused.status == 64 and "Stop gone, web, app00, app01, db?" in refused.stderr
 
