@@ -43,6 +43,9 @@ def apply(args: argparse.Namespace) -> int:
         noted = notes.read(store)
         left = pruning.left_over(store, noted, homelab)
         gone = ", ".join([*(machine.name for machine in left.machines), *(f"VLAN {name}" for name in left.vlans)])
+        if args.prune and left.machines and not homelab.machines:
+            raise UsageError(f"there is no machine in {args.file}: --prune would destroy {gone}",
+                             hint="vmstop -d NAME ... destroys machines")
         if args.prune and left.machines and not args.dry_run:
             cli.confirmed(f"Destroy {gone}, with {'their disks' if len(left.machines) > 1 else 'its disk'}?",
                           yes=args.yes)

@@ -22,6 +22,9 @@ from cloudme.model.steps import Transaction
 from cloudme.operations import networks, power
 from cloudme.operations.networks import uplink
 
+SHOWN = {"vlan": "id", "address": "gateway", "uplink": "uplink", "dns": "dns", "reaches": "reaches"}
+"""What of a network may change, and the file's word for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
@@ -145,6 +148,10 @@ class Bringing:
         before = self.site.store.network(wanted.name)
         if before and wanted.vlan is None:
             wanted = dataclasses.replace(wanted, users=before.users)
+        for what, key in SHOWN.items() if before and wanted.name in self.homelab.networks.vlans else ():
+            old, new = (_shown(getattr(network, what)) for network in (before, wanted))
+            if old != new:
+                self.voice.diff(f"networks.vlans.{wanted.name}.{key}: {old} -> {new}")
         if wanted.name not in self.homelab.networks.vlans or (before and wanted.name in self.noted.vlans):
             networks.start(transaction, self.site.store, wanted)
         else:
@@ -236,3 +243,9 @@ class Bringing:
                                     if outcome.ours and outcome.record}
         self.noted = notes.merged(self.noted, self.homelab, entries, machines, self.had)
         notes.write(self.site.store, self.noted)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return str(value or "not set")

@@ -268,3 +268,17 @@ def test_a_network_that_cannot_be_had_fails_its_machines_alone(lab: Lab) -> None
     ended = lab.apply(text)
     assert (ended.status, lab.told(ended)) == (69, {"own": "made, started", "db": "failed"})
     assert ended.stderr.count("do not keep VLANs apart") == 1
+
+
+def test_an_empty_file_prunes_nobody(lab: Lab) -> None:
+    lab.well(TWO)
+    ended = lab.apply("machines: {}\n", "--prune", "-y")
+    assert (ended.status, "there is no machine in" in ended.stderr) == (64, True)
+    assert {machine.name for machine in lab.store.machines()} == {"db", "web00", "web01"}
+
+
+def test_a_network_that_changes_is_shown(lab: Lab) -> None:
+    lab.well(TWO)
+    changed = TWO.replace(", reaches: lan", "")
+    assert "networks.vlans.dmz.reaches: lan -> not set\n" in lab.apply(changed, "--diff").stdout
+    assert "networks" not in lab.apply(changed, "--diff").stdout
