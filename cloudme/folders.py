@@ -6,12 +6,13 @@ import contextlib
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cloudme import index, layout
 from cloudme.disk import reported
-from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, UsageError
+from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, StoreError, UsageError
 from cloudme.formats import render, seeds
 from cloudme.layout import World
 from cloudme.model import identity
@@ -22,6 +23,9 @@ from cloudme.store import Store
 
 MODE = 0o755
 """Of a folder that is made, where none is said."""
+
+NOBODY = (1 << 32) - 1
+"""From here on numbers are no user's (chown(2): -1 leaves it)."""
 
 OWN = ("images", "machines", "networks", "realms", "templates")
 """Below a world's `data`."""
@@ -86,9 +90,12 @@ def _owner(text: str) -> tuple[int, int]:
 
 def _number(name: str, what: str, look: Callable[[str], int]) -> int:
     try:
-        return int(name) if name.isdecimal() else look(name)
+        number = int(name) if name.isdecimal() else look(name)
     except KeyError:
-        raise NotFound(f"this host has no {what} '{name}'") from None
+        number = NOBODY
+    if number >= NOBODY:
+        raise NotFound(f"this host has no {what} '{name}'")
+    return number
 
 
 @dataclass(slots=True)
@@ -105,15 +112,20 @@ class MakeFolder:
 
     def do(self, host: Host) -> None:
         with reported(self.path):
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            os.mkdir(self.path, 0o700)
-            self.made = True
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:  # the folder above may be somebody's who puts another one there
+            above, name = os.path.split(self.path)
+            os.makedirs(above, exist_ok=True)
+            with contextlib.ExitStack() as mine:  # folders above may be somebody's who puts others, or links, there
+                parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                mine.callback(os.close, parent)
+                os.mkdir(name, 0o700, dir_fd=parent)
+                self.made = True
+                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                mine.callback(os.close, fd)
+                there = os.fstat(fd)
+                if there.st_uid != os.geteuid() or stat.S_IMODE(there.st_mode) & ~stat.S_ISGID != 0o700 or os.listdir(fd):
+                    raise StoreError(f"{self.path} is not the folder that was made there a moment ago")
                 os.fchown(fd, *self.owner)
                 os.fchmod(fd, self.mode)
-            finally:
-                os.close(fd)
 
     def undo(self, host: Host) -> None:
         if self.made:
