@@ -119,8 +119,12 @@ def _begin(folder: Folder) -> None:
 
 
 def confinement(folder: Folder, program: virtiofs.Program) -> Confinement:
-    """What a virtiofsd may do: root's becomes who the guest's users are. /proc/sys/fs: how many files it may open."""
+    """What a virtiofsd may do: root's becomes who the guest's users are. /proc/sys/fs: how many files it may open.
+
+    QEMU's own one knows nothing of read-only: the guest's root could make set-uid what is there.
+    """
     system = (*files.SYSTEM, program.path, "/proc/sys/fs")
     reach = (Reach(readable=(*system, folder.source), writable=files.DEVICES) if folder.readonly
              else Reach(readable=system, writable=files.DEVICES, trees=(folder.source,)))
-    return Confinement(keeps=SERVES_FILES if program.root else (), reach=reach)
+    return Confinement(keeps=SERVES_FILES if program.root else (), reach=reach,
+                       frozen=(folder.source,) if folder.readonly and program.root else ())

@@ -129,6 +129,9 @@ ways = {
     "out to write": lambda: open(f"{outside}/secret", "w").close(),
     "out by a link": lambda: open(f"{inside}/up").close(),
     "out by a move": lambda: os.rename(f"{inside}/note", f"{outside}/note"),
+    "mode": lambda: os.chmod(f"{inside}/note", 0o4755),
+    "owner": lambda: os.chown(f"{inside}/note", os.geteuid(), os.getegid()),
+    "times": lambda: os.utime(f"{inside}/note"),
     "passwords": lambda: open("/etc/shadow").close(),
 }
 found = {}
@@ -155,8 +158,10 @@ def test_what_took_a_virtiofsd_over_gets_at_the_share_and_no_more(place: launch.
     program = virtiofs.Program(path="/usr/bin/python3", old=True, uid=os.geteuid(), gid=os.getegid())
     found = json.loads(Programs()(["/usr/bin/python3", "-I", "-c", TRIES, folder.source, place.folder],
                                   confinement=sharing.confinement(folder, program)))
-    assert [name for name, done in found.items() if done] == (
-        [] if readonly else ["make", "folder", "rename", *(["give"] if root else []), "remove"])
+    assert [name for name, done in found.items() if done] == [
+        *([] if readonly else ["make", "folder", "rename", *(["give"] if root else []), "remove"]),
+        *([] if readonly and root else ["mode", "owner", "times"])]
+    Path(folder.source, "after").touch()
 
 
 @pytest.mark.parametrize("readonly", [False, True])
