@@ -75,10 +75,12 @@ class Shares:
         program = self.program()
         if program is None:
             raise PeerError("there is no virtiofsd any more", hint="apt install virtiofsd")
-        path = f"{folder.lock}.sock"
         with contextlib.ExitStack() as mine:
             lock = take_lock(folder.lock)
             mine.callback(os.close, lock)
+            run = os.open(os.path.dirname(folder.lock), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            mine.callback(os.close, run)
+            path = f"/proc/self/fd/{run}/{os.path.basename(folder.lock)}.sock"  # short enough, whatever the tag
             listener = mine.enter_context(socket.socket(socket.AF_UNIX))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -22,7 +22,7 @@ from cloudme.host.run import Programs
 from cloudme.layout import World
 from cloudme.model.machine import Access, Disk, Machine, Shape
 from cloudme.model.names import Name
-from cloudme.model.share import Share
+from cloudme.model.share import TAG_MAX, Share
 from cloudme.operations import sharing as sharing_operation
 from cloudme.qemu import hardware, launch, virtiofs
 from cloudme.store import Store
@@ -88,6 +88,17 @@ def test_virtiofsd_is_confined_lives_beside_its_machine_and_ends_with_it(real: q
     assert os.listdir(place.run).count("share.data.sock") == 0
     real.kill(layout.lock(place.folder))
     assert ended(lock) and index.served(lock) is False
+
+
+@pytest.mark.usefixtures("served")
+def test_a_tag_may_be_longer_than_what_is_left_of_a_sockets_path(real: qemu.Qemu, place: launch.Place) -> None:
+    run = os.path.join(place.run, "r" * (layout.SOCKET_PATH_BYTES - len(place.run) - len("/identity") - 2))
+    os.mkdir(place.run)
+    tag = "t" * TAG_MAX
+    made = machine(place)
+    made = dataclasses.replace(made, shares=(dataclasses.replace(made.shares[0], tag=tag),))
+    real.start(launch.of(made, dataclasses.replace(place, run=run)))
+    assert index.served(layout.share(run, tag))
 
 
 @pytest.mark.usefixtures("served")
