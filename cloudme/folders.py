@@ -8,6 +8,7 @@ import os
 import pwd
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from cloudme import index, layout
 from cloudme.disk import reported
@@ -18,7 +19,7 @@ from cloudme.model import identity
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
 from cloudme.model.share import Share
-from cloudme.store import Store
+from cloudme.store import Store, everywhere
 
 MODE = 0o755
 """Of a folder that is made, where none is said."""
@@ -26,7 +27,7 @@ MODE = 0o755
 NOBODY = (1 << 32) - 1
 """From here on numbers are no user's (chown(2): -1 leaves it)."""
 
-OWN = ("images", "machines", "networks", "realms", "templates")
+OWN = ("forks", "images", "machines", "networks", "realms", "templates")
 """Below a world's `data`."""
 
 MOUNT_S, IN_USE = 60, 5
@@ -50,10 +51,14 @@ def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
                                    hint="apt install virtiofsd (before Debian 13 it is in qemu-system-common)")
 
 
-def making(world: World, shares: Iterable[Share]) -> list[MakeFolder]:
-    """The steps that make those folders that are missing, and may be made. Raises NotFound for others, and for owners
-    that nobody is; UsageError for what is no folder, or is ours."""
-    steps = {}
+def making(world: World, shares: Iterable[Share], of: Machine | None = None) -> list[MakeFolder]:
+    """The steps that make those folders that are missing, and may be made. of: a machine that is there, as it is to be.
+
+    Raises:  NotFound for others, and for owners that nobody is; UsageError for what is no folder, is ours, or is within
+             another share.
+    """
+    steps, shares = {}, list(shares)
+    _check_nested(world, shares, of)
     for share in shares:
         _apart(world, share.source)
         owner = _owner(share.owner) if share.owner else (-1, -1)
@@ -71,6 +76,23 @@ def _apart(world: World, path: str) -> None:
         if f"{real}/".startswith(f"{os.path.realpath(own)}/"):
             raise UsageError(f"{path} is cloudMe's own: machines are kept there, and removed",
                              hint="share a folder of yours, as /srv/data")
+
+
+def _check_nested(world: World, shares: Sequence[Share], of: Machine | None) -> None:
+    """Whoever is root in a guest may put a link, to /etc say, where a folder of his share was: what is within is not
+    shared again. Raises UsageError."""
+    others = everywhere(world, lambda it: bool(it.shares) and (of is None or it.uuid != of.uuid)) if shares else {}
+    known = [*shares, *(of.shares if of else ()), *(one for machine in others.values() for one in machine.shares)]
+    for one, other in product(shares, known):
+        for outer, inner in ((one, other), (other, one)):
+            if not outer.readonly and any(path != above and f"{path}/".startswith(f"{above.rstrip('/')}/")
+                                          for path, above in product(_paths(inner), _paths(outer))):
+                raise UsageError(f"{inner.source} is within {outer.source}, which is shared to be changed: who puts a "
+                                 "link there leads out of it", hint="share folders beside each other, or that one ro")
+
+
+def _paths(share: Share) -> set[str]:
+    return {share.source, os.path.realpath(share.source)}
 
 
 def _there(path: str, hint: str) -> None:

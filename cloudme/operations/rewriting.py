@@ -36,7 +36,7 @@ def steps(
     claim.check_ports(new.ports, list(networks.values()))
     limits.check(new.limits, new.shape.ram_mib)
     more = [share for share in new.shares if share not in old.shares]
-    return [*folders.making(store.world, more), Rewrite(store, old, new, settings, user_data)]
+    return [*folders.making(store.world, more, of=new), Rewrite(store, old, new, settings, user_data)]
 
 
 @dataclass(slots=True)
