@@ -126,6 +126,11 @@ class World:
         return f"{self.realm_data}/homelab.json"
 
     @property
+    def homelab_lock(self) -> str:
+        """One cmapply at a time."""
+        return f"{self.realm_data}/homelab.lock"
+
+    @property
     def forks(self) -> str:
         """The RAM images of machines that were forked, a folder each."""
         return os.path.join(self.realm_data, "forks")

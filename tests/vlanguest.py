@@ -22,7 +22,7 @@ from cloudme.host.run import Programs
 from cloudme.layout import World
 from cloudme.model.launch import TapCard
 from tests.leases import lease
-from tests.vlans import MACHINES, Box, Site, ask, boxes, inside, ip, mac, matrix
+from tests.vlans import MACHINES, ROOT, Box, Site, ask, boxes, inside, ip, mac, matrix
 
 FAR = "far"
 """The namespace at the other end of the uplink's cable."""
@@ -33,11 +33,12 @@ def main() -> None:
     site = Site(World(data="/srv/lab", run="/srv/lab/run", config="/srv/lab/config"), "", vlans=True)
     ip("netns", "add", FAR)
     ip("link", "add", "trunk", "type", "veth", "peer", "name", "eth1", "netns", FAR)
-    site.create("--uplink", "trunk")
+    made = apply(site)
+    site.create("--uplink", "trunk")  # what is there, is what cmnet would make
     for name in MACHINES:
         site.publish(name)
     site.cmnet("start", "management")
-    found: dict[str, Any] = {"kernel": kernel(), "links": told(), "tap": tap()}
+    found: dict[str, Any] = {"applied": [made, apply(site)], "kernel": kernel(), "links": told(), "tap": tap()}
     with boxes(site, "box") as standing:
         found["leases"] = {name: of(box, mac(name)) for name, box in standing.items()}
         found["foreign lease"] = of(standing["registry"], mac("jenkins"), 2)
@@ -56,6 +57,15 @@ def main() -> None:
     found["left"] = sorted(told()), subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True,
                                                    check=True).stdout
     sys.stdout.write(json.dumps(found))
+
+
+def apply(site: Site) -> str:
+    """The example's networks, with a bridge and an uplink of ours: cmapply's own words."""
+    text = (ROOT / "examples/homelab.yaml").read_text(encoding="utf-8")
+    own = text[text.index("networks:\n"):text.index("hosts:\n")].replace(
+        "networks:\n", "networks:\n  bridge: vmbr0\n  uplink: trunk\n")
+    Path("/srv/homelab.yaml").write_text(own, encoding="utf-8")
+    return site.call("sbin/cmapply", "/srv/homelab.yaml")
 
 
 def kernel() -> dict[str, str]:

@@ -86,8 +86,8 @@ class Site:
     def create(self, *more: str) -> None:
         """management, which reaches services, and services, which reaches nobody."""
         for name, vlan, reaches in (("management", 10, "services"), ("services", 20, "none")):
-            where = ["--vlan", str(vlan), "--bridge", "vmbr0", *more] if self.vlans else []
-            self.cmnet("create", name, "--cidr", f"10.20.{vlan}.0/24", "--reaches", reaches, "--ipv6", "none", *where)
+            where = ["--vlan", str(vlan), "--bridge", "vmbr0", *more] if self.vlans else ["--ipv6", "none"]
+            self.cmnet("create", name, "--cidr", f"10.20.{vlan}.0/24", "--reaches", reaches, *where)
 
     @property
     def store(self) -> Store:

@@ -7,15 +7,16 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cloudme import cli, layout
+from cloudme import cli, index, layout
 from cloudme.cli import launching, machines, wiring
 from cloudme.errors import CloudMeError, NotFound, SpecError, UsageError
 from cloudme.formats import homelab as homelab_format
-from cloudme.homelab import bringing, dumping, notes, site
+from cloudme.homelab import dumping, notes, pruning, site
 from cloudme.homelab.bringing import Bringing, Voice, Wishes
 from cloudme.homelab.outcomes import Outcome
+from cloudme.homelab.pruning import Left
 from cloudme.homelab.site import Site
 from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import planned
@@ -33,26 +34,40 @@ def apply(args: argparse.Namespace) -> int:
     configuration = _configuration(store)
     homelab = _read(args, store, configuration)
     _check_names(args, homelab)
-    noted = notes.read(store)
     say = print if args.dry_run else cli.teller(args, verbose=True)
-    with wiring.founded(store.world, dry_run=args.dry_run, say=say) as host:
-        here = Site(store=store, settings=settings, host=host, configuration=configuration,
-                    folder=os.path.dirname(os.path.abspath(args.file)))
-        left, vlans = bringing.left_over(here, noted, homelab)
-        if left and args.prune and not args.dry_run:
-            names = ", ".join(machine.name for machine in left)
-            cli.confirmed(f"Destroy {names}, with {'their disks' if len(left) > 1 else 'its disk'}?", yes=args.yes)
-        work = Bringing(site=here, homelab=homelab, noted=noted, voice=_voice(args, store, host), wishes=Wishes(
-            names=args.names or None, restart=args.restart, cold=args.cold, start=not args.no_start,
-            configure=not args.no_configure, dry_run=args.dry_run))
-        if args.prune:
-            bringing.prune(work, left, vlans)
-        elif left and not args.names:
-            cli.teller(args)(f"no longer in the file: {', '.join(machine.name for machine in left)} (--prune destroys)")
-        outcomes = work.run()
+
+    def lived() -> bool:
+        return bool(index.names(store.world.machines) or store.networks())
+
+    with notes.locked(store) if not args.dry_run else contextlib.nullcontext():
+        noted = notes.read(store)
+        left = pruning.left_over(store, noted, homelab)
+        gone = ", ".join([*(machine.name for machine in left.machines), *(f"VLAN {name}" for name in left.vlans)])
+        if args.prune and left.machines and not homelab.machines:
+            raise UsageError(f"there is no machine in {args.file}: --prune would destroy {gone}",
+                             hint="vmstop -d NAME ... destroys machines")
+        if args.prune and left.machines and not args.dry_run:
+            cli.confirmed(f"Destroy {gone}, with {'their disks' if len(left.machines) > 1 else 'its disk'}?",
+                          yes=args.yes)
+        if gone and not args.prune and not args.names:
+            cli.teller(args)(f"no longer in the file: {gone} (--prune destroys)")
+        with wiring.founded(store.world, dry_run=args.dry_run, say=say, kept=lived) as host:
+            work = Bringing(
+                site=Site(store=store, settings=settings, host=host, configuration=configuration),
+                homelab=homelab, noted=noted,
+                going=[machine.name for machine in left.machines] if args.prune else (),
+                voice=_voice(args, store, host), wishes=Wishes(
+                    names=args.names or None, restart=args.restart, cold=args.cold, start=not args.no_start,
+                    configure=not args.no_configure, dry_run=args.dry_run))
+            if args.prune:
+                pruning.machines(work, left)
+                pruning.vlans(work, left, unused=True)
+            work.run()
+            if args.prune:
+                pruning.vlans(work, left, unused=False)
     if not args.dry_run:
-        _print(args, outcomes)
-    return _told(args, work)
+        _print(args, work.outcomes)
+    return _told(args, work, left)
 
 
 def _read(args: argparse.Namespace, store: Store, configuration: HostConfiguration | None) -> Homelab:
@@ -63,7 +78,7 @@ def _read(args: argparse.Namespace, store: Store, configuration: HostConfigurati
         reading = homelab_format.parse(sys.stdin.buffer.read(), "stdin.yaml", around, site=store.site(), made=made)
     else:
         reading = homelab_format.read(args.file, around, site=store.site(), made=made)
-    homelab = reading.demand()
+    homelab = notes.anchored(reading.demand(), os.path.dirname(os.path.abspath(args.file)))
     for complaint in reading.complaints:
         if complaint.severity is not Severity.error and not args.quiet:
             print(complaint, file=sys.stderr)
@@ -101,9 +116,14 @@ def _voice(args: argparse.Namespace, store: Store, host: Host) -> Voice:
         return machines.public_key(path), machines.private_key(path)
 
     return Voice(transaction=lambda: cli.transaction(args, host), show=print, say=cli.teller(args),
-                 diff=print if args.diff else lambda line: None, keys=keys,
+                 diff=_diff(args), keys=keys,
                  slow=functools.cache(lambda: cli.tell_accelerator(args, host, cli.settings(args))),
                  proxy=lambda machines: launching.proxied(store, host, machines))
+
+
+def _diff(args: argparse.Namespace) -> Callable[[str], None]:
+    """JSON has stdout for itself."""
+    return (lambda line: None) if not args.diff else cli.teller(args) if args.json else print
 
 
 def _print(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
@@ -117,9 +137,12 @@ def _print(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
                         ["name", "address", "result"])
 
 
-def _told(args: argparse.Namespace, work: Bringing) -> int:
+def _told(args: argparse.Namespace, work: Bringing, left: Left) -> int:
     """Say on stderr what went wrong, and what is left to do."""
-    say, status = cli.teller(args), 0
+    say, status = _complain, 0
+    for name, error in left.failed.items():
+        status = status or error.exit_status
+        say(f"{name} stays: {_words(error)}")
     for name, error in work.broken.items():
         status = status or error.exit_status
         say(f"network {name}: {_words(error)}")
@@ -132,8 +155,13 @@ def _told(args: argparse.Namespace, work: Bringing) -> int:
             say(f"{name}: {_words(one.error)}")
         if one.pending:
             what = ", ".join(map(str, one.pending))
-            say(f"{name} needs a restart: {what} (cmapply {args.file} --restart {name})")
+            cli.teller(args)(f"{name} needs a restart: {what} (cmapply {args.file} --restart {name})")
     return status
+
+
+def _complain(line: str) -> None:
+    """Errors are told with -q, too."""
+    print(f"{os.path.basename(sys.argv[0])}: {cli.plain(line)}", file=sys.stderr, flush=True)
 
 
 def _words(error: CloudMeError) -> str:
@@ -143,8 +171,7 @@ def _words(error: CloudMeError) -> str:
 def dump(args: argparse.Namespace) -> None:
     store = cli.store(args)
     host = wiring.visiting(store.world)
-    here = Site(store=store, settings=cli.settings(args), host=host, folder=os.getcwd(),
-                configuration=_configuration(store))
+    here = Site(store=store, settings=cli.settings(args), host=host, configuration=_configuration(store))
     found = dumping.dumped(here, notes.read(store))
     for machine in store.machines():
         if machine.definition:

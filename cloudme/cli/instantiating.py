@@ -39,13 +39,13 @@ def instantiate(args: argparse.Namespace) -> list[Machine] | None:
         power.check(host, store, [], on.values())
         cli.tell_accelerator(args, host, settings)
     sharing.tell_kind(args, host, [share for request in wanted for share in request.shares])
-    with cli.transaction(args, host) as transaction, clones.making(
+    with networks.announcing(host, store) as announce, cli.transaction(args, host) as transaction, clones.making(
             transaction, store, wanted, settings, based) as machines:
         for template, why in reasons.items():
             cli.teller(args)(f"clones of {template} boot, its RAM image cannot be used: {why}")
         if transaction.dry_run:
             return None
-        networks.refresh_names(host, store, coming=machines)
+        announce(machines)
         if not args.no_start:
             instant.start(transaction, store, [machine for machine in machines if machine.bases], settings, accel=accel)
             power.start(transaction, store, [machine for machine in machines if not machine.bases], settings)
@@ -69,12 +69,12 @@ def fork(args: argparse.Namespace) -> list[Machine] | None:
         return dataclasses.replace(clone, shape=machine.shape, disks=disks, access=machine.access,
                                    bases=(*machine.bases, base))
 
-    with cli.transaction(args, host) as transaction:
+    with networks.announcing(host, store) as announce, cli.transaction(args, host) as transaction:
         transaction.apply([moment])
         with clones.making(transaction, store, [request], settings, based) as machines:
             if transaction.dry_run:
                 return None
-            networks.refresh_names(host, store, coming=machines)
+            announce(machines)
             instant.start(transaction, store, machines, settings, accel=accel, old=machine.nics)
     return machines
 

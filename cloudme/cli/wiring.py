@@ -79,8 +79,11 @@ def visiting(world: World) -> Host:
 
 
 @contextlib.contextmanager
-def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Iterator[Host]:
-    """Like `host`; a realm that is missing is made, and unmade where the block fails."""
+def founded(
+    world: World, *, dry_run: bool, say: Callable[[str], None], kept: Callable[[], bool] = lambda: False,
+) -> Iterator[Host]:
+    """Like `host`; a realm that is missing is made, and unmade where the block fails. kept: not even then, since
+    something lives there."""
     from cloudme.host import realm, rootless
 
     if world.rootless:
@@ -100,7 +103,8 @@ def founded(world: World, *, dry_run: bool, say: Callable[[str], None]) -> Itera
         realm.make(world.namespace)
         yield _adapters(world, outside)
     except BaseException:
-        realm.remove(world.namespace)
+        if not kept():
+            realm.remove(world.namespace)
         raise
 
 

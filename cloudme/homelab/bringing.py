@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from cloudme import monitors
-from cloudme.errors import AlreadyExists, Busy, CloudMeError
-from cloudme.homelab import changing, making, notes, site
+from cloudme.errors import AlreadyExists, CloudMeError
+from cloudme.homelab import changing, making, notes, settling, site
 from cloudme.homelab.notes import Notes
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.site import Site
 from cloudme.model.homelab import planned
 from cloudme.model.homelab.nouns import Homelab
-from cloudme.model.homelab.planned import Planned
 from cloudme.model.machine import Machine
 from cloudme.model.names import Name
-from cloudme.model.network import DEFAULT_NETWORK, Network
+from cloudme.model.network import Network
 from cloudme.model.steps import Transaction
-from cloudme.operations import clones, networks, playbooks, power, readiness
+from cloudme.operations import networks, power
 from cloudme.operations.networks import uplink
 
-AT_ONCE = 64
+SHOWN = {"vlan": "id", "address": "gateway", "uplink": "uplink", "dns": "dns", "reaches": "reaches"}
+"""What of a network may change, and the file's word for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,42 +58,71 @@ class Voice:
 
 @dataclass(slots=True, kw_only=True)
 class Bringing:
-    """One call of cmapply. broken: networks that could not be had, and why."""
+    """One call of cmapply. going: machines that it destroys. broken: networks that could not be had, and why.
+    had: VLANs that could. taken: see Site.strangers."""
 
     site: Site
     homelab: Homelab
     wishes: Wishes
     voice: Voice
     noted: Notes
+    going: Collection[str] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     broken: dict[Name, CloudMeError] = field(default_factory=dict)
+    had: list[Name] = field(default_factory=list)
     waits: dict[Name, tuple[Name, ...]] = field(default_factory=dict)
+    taken: dict[tuple[str, object], str] = field(default_factory=dict)
 
     def run(self) -> list[Outcome]:
         """Raises HostUnavailable, and what else concerns all of it."""
-        self.outcomes = [Outcome(one) for one in planned.planned(self.homelab, site=self.site.store.site())
-                         if self.wishes.names is None or {one.name, one.entry} & set(self.wishes.names)]
-        self._networks()
+        every = [Outcome(one) for one in planned.planned(self.homelab, site=self.site.store.site())]
+        self.outcomes = [one for one in every if self.wishes.names is None or one.named(self.wishes.names)]
         self.waits = planned.waits(self.homelab)
-        for wave in planned.starts(self.homelab):
-            mine = [outcome for outcome in self.outcomes if outcome.planned.entry in wave]
-            for outcome in mine:
-                self._together([outcome], self._look)
-            self._make([outcome for outcome in mine if outcome.fit and not outcome.there])
-            for outcome in mine:
-                if outcome.fit and outcome.there and not outcome.did:
-                    self._together([outcome], self._change)
-            self._start([outcome for outcome in mine if outcome.fit])
-            self._settle([outcome for outcome in mine if outcome.fit])
+        self.taken = self.site.strangers([*self.going, *(one.planned.name for one in every)])
+        try:
+            self._networks()
+            self._exchange()
+            for wave in planned.starts(self.homelab):
+                self._wave([outcome for outcome in self.outcomes if outcome.planned.entry in wave])
+        finally:
             self._note()
         return self.outcomes
+
+    def _wave(self, outcomes: Sequence[Outcome]) -> None:
+        """Machines that do not wait for each other."""
+        for outcome in outcomes:
+            self.together([outcome], self._look)
+        self._make([outcome for outcome in outcomes if outcome.fit and not outcome.there])
+        for outcome in outcomes:
+            if outcome.fit and outcome.there and not outcome.ours:
+                self.together([outcome], self._change)
+        self._start([outcome for outcome in outcomes if outcome.fit])
+        settling.settle(self, [outcome for outcome in outcomes if outcome.fit])
+        self._note()
+
+    def _exchange(self) -> None:
+        """Who is to have the address that another one leaves, at once with that one; all or none."""
+        for outcome in self.outcomes:
+            with contextlib.suppress(CloudMeError):  # told when it is its turn
+                outcome.record = self.site.record(outcome.planned.name)
+        for circle in changing.exchanges(self.outcomes):
+            if self.wishes.restart or not any(
+                    one.record and self.site.store.is_running(one.record) for one in circle):
+                for outcome in circle:
+                    self.together([outcome], self._look)
+                if all(outcome.fit for outcome in circle):
+                    try:
+                        changing.exchange(self.site, circle, self.voice.transaction, say=self.voice.say,
+                                          diff=self.voice.diff)
+                    except CloudMeError as error:
+                        for outcome in circle:
+                            outcome.error = error
 
     # networks
 
     def _networks(self) -> None:
         store, settings = self.site.store, self.site.settings
-        used = {outcome.planned.declared.vlan or outcome.planned.declared.network or DEFAULT_NETWORK
-                for outcome in self.outcomes}
+        used = {site.network_name(outcome.planned.declared) for outcome in self.outcomes}
         self.site.coming.update(site.networks(self.homelab, store, settings))
         for name in [*self.site.coming, *sorted(used - set(self.site.coming))]:
             if self.wishes.names is not None and name not in used:
@@ -104,6 +133,8 @@ class Bringing:
                     self._network(transaction, wanted)
                 if not self.wishes.dry_run:
                     self.site.coming[name] = store.network_of(settings, name)
+                if name in self.homelab.networks.vlans:
+                    self.had.append(name)
             except CloudMeError as error:
                 self.broken[name] = error
         with self.voice.transaction() as transaction:
@@ -115,10 +146,13 @@ class Bringing:
         if wanted.external or wanted.shared:
             return
         before = self.site.store.network(wanted.name)
-        noted = wanted.name in self.noted.homelab.networks.vlans
-        if wanted.name not in self.homelab.networks.vlans or (before and noted):
-            users = before.users if before else wanted.users
-            wanted = dataclasses.replace(wanted, users=users)
+        if before and wanted.vlan is None:
+            wanted = dataclasses.replace(wanted, users=before.users)
+        for what, key in SHOWN.items() if before and wanted.name in self.homelab.networks.vlans else ():
+            old, new = (_shown(getattr(network, what)) for network in (before, wanted))
+            if old != new:
+                self.voice.diff(f"networks.vlans.{wanted.name}.{key}: {old} -> {new}")
+        if wanted.name not in self.homelab.networks.vlans or (before and wanted.name in self.noted.vlans):
             networks.start(transaction, self.site.store, wanted)
         else:
             networks.create(transaction, self.site.store, wanted)
@@ -134,14 +168,16 @@ class Bringing:
             failed = [other.planned.name for other in self.outcomes if other.planned.entry in waits and not other.fit]
             outcome.waits_for = failed[0] if failed else ""
             outcome.record = self.site.record(one.name)
-            outcome.playbook = self._playbook(one)
-            if outcome.fit and (error := self.broken.get(
-                    one.declared.vlan or one.declared.network or DEFAULT_NETWORK)):
+            if not outcome.fit:
+                continue
+            if error := self.broken.get(site.network_name(one.declared)):
                 raise error
             if outcome.record and outcome.record.definition:
                 raise AlreadyExists(f"'{one.name}' is a machine that is defined", hint="another name")
+            site.check_apart(one, self.taken)
+            outcome.playbook = settling.playbook(self, one, outcome.record)
 
-    def _together(self, outcomes: Sequence[Outcome], work: Callable[[Sequence[Outcome]], None]) -> None:
+    def together(self, outcomes: Sequence[Outcome], work: Callable[[Sequence[Outcome]], None]) -> None:
         """All at once; where that fails, one by one, so that the others are served."""
         if not outcomes:
             return
@@ -152,136 +188,64 @@ class Bringing:
                 outcomes[0].error = error
             else:
                 for outcome in outcomes:
-                    self._together([outcome], work)
+                    self.together([outcome], work)
 
     def _make(self, outcomes: Sequence[Outcome]) -> None:
         if self.wishes.dry_run:
             for outcome in outcomes:
-                self.voice.show(making.words(self.site, outcome.planned))
+                self.together([outcome], lambda mine: self.voice.show(making.words(self.site, mine[0].planned)))
             return
         if outcomes:
             self.voice.slow()
+        restored = {one.planned.name for one in outcomes if self.wanted_on(one) and not self.wishes.cold}
         maker = making.Maker(self.site, self.voice.transaction, self.voice.say, self.voice.keys,
-                             restores=lambda one: self._wanted_on(one.name, one.autostart) and not self.wishes.cold)
-        self._together([one for one in outcomes if one.planned.declared.template], maker.clones)
+                             restores=lambda one: one.name in restored)
+        self.together([one for one in outcomes if one.planned.declared.template], maker.clones)
         for outcome in outcomes:
             if not outcome.planned.declared.template:
-                self._together([outcome], maker.machine)
+                self.together([outcome], maker.machine)
 
     def _change(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             changing.change(self.site, outcome, self.voice.transaction, say=self.voice.say, diff=self.voice.diff,
                             restart=self.wishes.restart)
 
-    def _wanted_on(self, name: str, autostart: bool) -> bool:
-        return self.wishes.start and (autostart or bool(self.wishes.names and name in self.wishes.names))
+    def wanted_on(self, outcome: Outcome) -> bool:
+        """Whether it is to run: by the file, since it is named, or since it ran before."""
+        return outcome.restarts or (self.wishes.start and (
+            outcome.planned.autostart or outcome.named(self.wishes.names or ())))
 
     def _start(self, outcomes: Sequence[Outcome]) -> None:
-        off = [outcome for outcome in outcomes if self._wanted_on(outcome.planned.name, outcome.planned.autostart)
-               and not (outcome.record and self.site.store.is_running(outcome.record))]
-        for outcome in [outcome for outcome in off if outcome.record is None]:
-            self.voice.show(f"start {outcome.planned.name}")  # a dry run: it is not made yet
-        if off and not self.wishes.dry_run:
+        off = [outcome for outcome in outcomes if self.wanted_on(outcome) and (
+            not outcome.record or outcome.restarts or not self.site.store.is_running(outcome.record))]
+        if self.wishes.dry_run:  # not all of them are there yet, nor are their networks
+            for outcome in off:
+                self.voice.show(f"start {outcome.planned.name}")
+            return
+        if off:
             self.voice.slow()
-        self._together([outcome for outcome in off if outcome.record], self._power)
+        self.together(off, self._power)
 
     def _power(self, outcomes: Sequence[Outcome]) -> None:
         with self.voice.transaction() as transaction:
-            power.start(transaction, self.site.store, [_there(outcome) for outcome in outcomes], self.site.settings)
+            power.start(transaction, self.site.store, [settling.there(outcome) for outcome in outcomes],
+                        self.site.settings)
         for outcome in outcomes:
             outcome.did.append("started")
 
-    # and what becomes of them
-
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Await those that were started; configure those whose playbook is new."""
-        if self.wishes.dry_run:
-            for outcome in outcomes:
-                if outcome.playbook:
-                    self.voice.show(f"apply {outcome.playbook} to {outcome.planned.name}")
-            return
-        on = [outcome for outcome in outcomes if outcome.record and self.site.store.is_running(outcome.record)
-              and ("started" in outcome.did or outcome.playbook)]
-        for outcome, error in zip(on, monitors.all_at_once(on, self._await, AT_ONCE), strict=True):
-            outcome.error = error
-        for book in sorted({outcome.playbook for outcome in on} - {""}):
-            self._together([one for one in on if one.fit and one.playbook == book], self._configure)
-
-    def _playbook(self, one: Planned) -> str:
-        """The path of that which is to be applied; '' where there is none, or it was applied as it is."""
-        if not one.declared.playbook or not self.wishes.configure:
-            return ""
-        path = self.site.path(one.declared.playbook)
-        return "" if self.noted.configured.get(one.name) == notes.digest(path) else path
-
-    def _await(self, outcome: Outcome) -> CloudMeError | None:
-        machine = _there(outcome)
-        try:
-            readiness.wait(self.site.host, self.site.store, [machine], "ssh" if machine.address else "booted",
-                           timeout_s=self.site.settings.boot_timeout_s, say=self.voice.say)
-        except CloudMeError as error:
-            return error
-        return None
-
-    def _configure(self, outcomes: Sequence[Outcome]) -> None:
-        """All of one playbook."""
-        book = outcomes[0].playbook
-        machines = [_there(outcome) for outcome in outcomes]
-        with self.voice.proxy(machines) as proxy:
-            reports = playbooks.configure(self.site.host, self.site.store, machines,
-                                          {machine.type: book for machine in machines}, self.voice.say, proxy)
-        for outcome in outcomes:
-            report = reports[outcome.planned.name]
-            if error := playbooks.failed({outcome.planned.name: report}):
-                outcome.error = error
-            else:
-                self.noted.configured[outcome.planned.name] = notes.digest(book)
-                outcome.did.append("configured")
-
     def _note(self) -> None:
+        """What was reached so far, however it ends."""
         if self.wishes.dry_run:
             return
-        entries = {outcome.planned.entry for outcome in self.outcomes}
-        for outcome in self.outcomes:
-            if not outcome.settled:
-                entries.discard(outcome.planned.entry)
-        whole = notes.merged(self.noted, self.homelab, self.site.folder, entries, set())
-        if whole != notes.read(self.site.store):
-            notes.write(self.site.store, whole)
+        entries = {outcome.planned.entry for outcome in self.outcomes if outcome.ours}
+        entries -= {outcome.planned.entry for outcome in self.outcomes if not outcome.settled}
+        machines: dict[str, str] = {outcome.planned.name: outcome.record.uuid for outcome in self.outcomes
+                                    if outcome.ours and outcome.record}
+        self.noted = notes.merged(self.noted, self.homelab, entries, machines, self.had)
+        notes.write(self.site.store, self.noted)
 
 
-def prune(bringing: Bringing, machines: Sequence[Machine], vlans: Sequence[Name]) -> None:
-    """Destroy machines that an earlier file had, and delete its networks. Raises what stands in the way."""
-    here = bringing.site
-    on = [machine for machine in machines if here.store.is_running(machine)]
-    with bringing.voice.transaction() as transaction:
-        for machine in on:
-            transaction.say(f"stop {machine.name}")
-        if on and not transaction.dry_run:
-            power.stop(here.host, here.store, on, timeout_s=here.settings.stop_timeout_s, say=bringing.voice.say)
-        clones.destroy(transaction, here.store, machines)
-    for name in vlans:
-        if here.store.network(name):
-            with bringing.voice.transaction() as transaction:
-                networks.delete(transaction, here.store, name)
-    if bringing.wishes.dry_run:
-        return
-    networks.refresh_names(here.host, here.store)
-    gone = {name for name in bringing.noted.homelab.machines if name not in bringing.homelab.machines}
-    bringing.noted = notes.merged(bringing.noted, dataclasses.replace(bringing.noted.homelab, machines={}),
-                                  bringing.noted.folder, set(), gone)
-    notes.write(here.store, bringing.noted)
-
-
-def left_over(here: Site, noted: Notes, homelab: Homelab) -> tuple[list[Machine], list[Name]]:
-    """Machines, and VLANs, that an earlier file had, and this one has not: those that --prune takes away."""
-    wanted = {one.name for one in planned.planned(homelab)}
-    names = [one.name for one in planned.planned(noted.homelab) if one.name not in wanted]
-    machines = [machine for name in names if (machine := here.record(name)) and not machine.definition]
-    return machines, [name for name in noted.homelab.networks.vlans if name not in homelab.networks.vlans]
-
-
-def _there(outcome: Outcome) -> Machine:
-    if outcome.record is None:
-        raise Busy(f"'{outcome.planned.name}' has gone meanwhile")
-    return outcome.record
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, value))
+    return str(value or "not set")

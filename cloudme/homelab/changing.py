@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 from cloudme import claim, monitors
-from cloudme.errors import AlreadyExists, CloudMeError
+from cloudme.errors import AlreadyExists, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
-from cloudme.homelab.site import Site
+from cloudme.homelab.site import Site, network_name
 from cloudme.model import identity, limits
 from cloudme.model.homelab.intent import SEEDED, Difference, Way, live
 from cloudme.model.machine import Machine
@@ -22,8 +23,75 @@ def change(
 ) -> None:
     """restart: the machine may be stopped for it; else what needs that is left, and noted as pending.
 
-    Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change.
+    Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change: it is then as
+             it was before, and runs if it did.
     """
+    machine, wanted, found = _compared(site, outcome, diff)
+    runs = site.store.is_running(machine)
+    plugged = runs and machine.shares != wanted.shares and _plugged(site, machine, wanted)
+    rest = [difference for difference in found if difference.way is Way.restart
+            and not (plugged and difference.key == "shares")]
+    stops = runs and bool(rest) and restart
+    with transaction() as changes:
+        if found and (stops or not runs):
+            stop = [power.Stop(site.store, machine, site.settings, say)] if stops else []
+            plan, machine = _anew(site, outcome, machine, wanted, found)
+            if stops and not changes.dry_run:
+                _check(site, machine)
+            changes.apply([*stop, *plan])
+            rest = []
+        elif found:
+            before, machine = machine, live(machine, wanted)
+            changes.apply(_at_once(site, before, machine))
+            if plugged:
+                machine = dataclasses.replace(machine, shares=plugged.shares, seed_id=plugged.seed_id)
+                sharing.update(changes, site.store, before, machine, site.settings)
+            if [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
+                changes.apply(steps)
+                machine, rest = dataclasses.replace(machine, shape=wanted.shape), []
+    _changed(outcome, machine, found, rest, restarts=stops)
+    if found and not changes.dry_run:
+        networks.refresh_names(site.host, site.store)
+
+
+def exchange(
+    site: Site, outcomes: Sequence[Outcome], transaction: Callable[[], Transaction], *, say: Callable[[str], None],
+    diff: Callable[[str], None],
+) -> None:
+    """Change machines that take each other's addresses, all or none; those that run are stopped for it.
+
+    Raises as `change` does.
+    """
+    compared = [_compared(site, outcome, diff) for outcome in outcomes]
+    on = [machine for machine, _, _ in compared if site.store.is_running(machine)]
+    news = []
+    with transaction() as changes:
+        for machine, wanted, _ in compared:
+            if machine in on and not changes.dry_run:
+                _check(site, wanted)
+        changes.apply([power.Stop(site.store, machine, site.settings, say) for machine in on])
+        bare = [dataclasses.replace(machine, nics=(dataclasses.replace(machine.nics[0], address=None),
+                                                   *machine.nics[1:])) for machine, _, _ in compared]
+        changes.apply([_rewrite(site, machine, left, f"it leaves {machine.address}")
+                       for (machine, _, _), left in zip(compared, bare, strict=True)])
+        for outcome, left, (_, wanted, found) in zip(outcomes, bare, compared, strict=True):
+            if changes.dry_run:  # nobody has left
+                changes.say(f"write the record of {wanted.name} anew: ip {wanted.address}")
+                news.append(wanted)
+            else:
+                plan, new = _anew(site, outcome, left, wanted, found)
+                changes.apply(plan)
+                news.append(new)
+    for outcome, new, (machine, _, found) in zip(outcomes, news, compared, strict=True):
+        _changed(outcome, new, found, [], restarts=machine in on)
+    if not changes.dry_run:
+        networks.refresh_names(site.host, site.store)
+
+
+def _compared(
+    site: Site, outcome: Outcome, diff: Callable[[str], None],
+) -> tuple[Machine, Machine, list[Difference]]:
+    """The machine as it is, as it is to be, and what differs. Raises AlreadyExists where it is another one."""
     machine, one = outcome.record, outcome.planned
     assert machine
     found = site.differences(machine, one)
@@ -32,54 +100,47 @@ def change(
     if anew := [difference for difference in found if difference.way is Way.anew]:
         raise AlreadyExists(f"there is a machine '{one.name}' of another kind: {', '.join(map(str, anew))}",
                             hint=f"vmstop -d {one.name} destroys it with its disk; then it is made anew")
-    wanted = site.intended(machine, one, new=False)
-    runs = site.store.is_running(machine)
-    rest = [difference for difference in found if difference.way is Way.restart]
-    with transaction() as changes:
-        outcome.record = machine = _at_once(site, changes, machine, live(machine, wanted))
-        if runs and "shares" in {difference.key for difference in rest} and (plugged := _plugged(
-                site, changes, machine, wanted)):
-            outcome.record = machine = plugged
-            rest = [difference for difference in rest if difference.key != "shares"]
-        if runs and [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
-            changes.apply(steps)
-            outcome.record, rest = dataclasses.replace(machine, shape=wanted.shape), []
-        elif rest and runs and restart:
-            changes.say(f"stop {machine.name}")
-            if not changes.dry_run:
-                power.stop(site.host, site.store, [machine], timeout_s=site.settings.stop_timeout_s, say=say)
-        if rest and (not runs or restart):
-            outcome.record = _rewritten(site, changes, outcome, machine, wanted, rest)
-            rest = []
-    outcome.pending, outcome.changed = rest, True
+    return machine, site.intended(machine, one, new=False), found
+
+
+def _check(site: Site, wanted: Machine) -> None:
+    """Whether it will start again, as far as can be known; folders that are to be made are not there yet."""
+    shares = tuple(share for share in wanted.shares if not share.made or os.path.exists(share.source))
+    power.check(site.host, site.store, [dataclasses.replace(wanted, shares=shares)],
+                site.networks_of(wanted, wanted).values())
+
+
+def _changed(
+    outcome: Outcome, machine: Machine, found: Sequence[Difference], rest: list[Difference], *, restarts: bool,
+) -> None:
+    outcome.record, outcome.pending, outcome.ours, outcome.restarts = machine, rest, True, restarts
     outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
-    if found and not changes.dry_run:
-        networks.refresh_names(site.host, site.store)
 
 
-def _at_once(site: Site, transaction: Transaction, old: Machine, new: Machine) -> Machine:
-    """What takes effect while it runs, and is no more than noted where it does not."""
+def _at_once(site: Site, old: Machine, new: Machine) -> list[Step]:
+    """What takes effect while it runs."""
     steps: list[Step] = []
     if new.ports != old.ports:
-        claim.check_ports(new.ports, list(site.store.networks_of(site.settings, [new]).values()))
+        claim.check_ports(new.ports, list(site.networks_of(new, new).values()))
         steps.append(opening.Reopen(site.store, old, new))
     if new.limits != old.limits:
         limits.check(new.limits, new.shape.ram_mib)
         site.host.groups.check(new.limits, site.store.folder(new))
         steps.append(limiting.Limit(site.store, old, new, site.settings))
     if (new.group, new.type) != (old.group, old.type):
-        steps.append(rewriting.Rewrite(site.store, old, new, site.settings))
-    transaction.apply(steps)
-    return new
+        steps.append(_rewrite(site, old, new, f"group {new.group}, type {new.type}"))
+    return steps
 
 
-def _plugged(site: Site, transaction: Transaction, old: Machine, wanted: Machine) -> Machine | None:
-    """The machine with the shares that it now has while it runs; None where that waits for its next start."""
+def _rewrite(site: Site, old: Machine, new: Machine, what: str) -> Step:
+    return rewriting.Rewrite(site.store, old, rewriting.Wanted(
+        machine=new, networks=site.networks_of(old, new), what=what))
+
+
+def _plugged(site: Site, old: Machine, wanted: Machine) -> Machine | None:
+    """The machine with shares that it can have while it runs; None where they wait for its next start."""
     new = dataclasses.replace(old, shares=wanted.shares, seed_id=identity.new_uuid())
-    if sharing.why_later(site.host, site.store, old, new):
-        return None
-    sharing.update(transaction, site.store, old, new, site.settings)
-    return new
+    return None if sharing.why_later(site.host, site.store, old, new) else new
 
 
 def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
@@ -93,27 +154,37 @@ def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
             return []
         whole = dataclasses.replace(machine, shape=dataclasses.replace(machine.shape, ram_mib=most))
         resize = memory.checked(site.host, site.store, [whole], wanted.shape.ram_mib)
-    except CloudMeError as error:
-        if error.exit_status == 69:
-            return []
-        raise
+    except HostUnavailable:
+        return []
     new = dataclasses.replace(machine, shape=wanted.shape)
-    return [*resize, rewriting.Rewrite(site.store, machine, new, site.settings)]
+    return [*resize, _rewrite(site, machine, new, f"{wanted.shape.ram_mib} MiB")]
 
 
-def _rewritten(
-    site: Site, transaction: Transaction, outcome: Outcome, machine: Machine, wanted: Machine,
-    rest: Sequence[Difference],
-) -> Machine:
-    """The machine, with all that the file wants of it."""
-    if wanted.nics and wanted.nics[0].address is None:
-        network = site.network(outcome.planned.declared)
-        if not network.external:
-            given = dataclasses.replace(wanted.nics[0], address=claim.addresses(site.store, network, 1)[0])
-            wanted = dataclasses.replace(wanted, nics=(given, *wanted.nics[1:]))
-    keys = {difference.key for difference in rest}
+def _anew(
+    site: Site, outcome: Outcome, machine: Machine, wanted: Machine, found: Sequence[Difference],
+) -> tuple[list[Step], Machine]:
+    """The steps that make it all that the file wants, while it does not run; and what it is then."""
+    keys = {difference.key for difference in found}
+    wanted = site.addressed(wanted, outcome.planned)
     if keys & SEEDED:
         wanted = dataclasses.replace(wanted, seed_id=identity.new_uuid())
-    user_data = site.user_data(outcome.planned) if "user_data" in keys else None
-    transaction.apply(rewriting.steps(site.host, site.store, machine, wanted, site.settings, user_data))
-    return wanted
+    return rewriting.steps(site.host, site.store, machine, rewriting.Wanted(
+        machine=wanted, networks=site.networks_of(machine, wanted), what=", ".join(sorted(keys)),
+        user_data=site.user_data(outcome.planned) if "user_data" in keys else None,
+        boots=site.boots(machine, outcome.planned))), wanted
+
+
+def exchanges(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Machines of which one is to have the address that another one is to leave: together, and before new ones."""
+    owners = {(machine.nics[0].network, machine.nics[0].address): one for one in outcomes
+              if (machine := one.record) and machine.nics}
+    found: list[list[Outcome]] = []
+    for one in outcomes:
+        owner = owners.get((network_name(one.planned.declared), str(one.planned.declared.ip)))
+        if owner and owner is not one and owner.planned.declared.ip:
+            mine = [one, owner] if one.record else [owner]
+            for others in [group for group in found if any(member is own for member in group for own in mine)]:
+                found.remove(others)
+                mine += [member for member in others if not any(member is own for own in mine)]
+            found.append(mine)
+    return found

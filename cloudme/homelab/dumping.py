@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
-from typing import Any
 
 from cloudme import seed
-from cloudme.homelab.notes import Notes
+from cloudme.errors import CloudMeError
+from cloudme.homelab.notes import Notes, with_paths
 from cloudme.homelab.site import TRUNK, Site
 from cloudme.model.homelab import nouns, planned
 from cloudme.model.homelab.nouns import Board, Declared, Homelab, PortRange, Vlan, VlanMode
@@ -27,24 +28,25 @@ def dumped(site: Site, noted: Notes) -> Homelab:
     entries: dict[Name, Declared] = {}
     told: set[Name] = set()
     plans = planned.planned(noted.homelab, site=site.store.site())
-    own = dataclasses.replace(site, folder=noted.folder)
     for entry, declared in noted.homelab.machines.items():
         mine = [one for one in plans if one.entry == entry]
-        if all(one.name in machines and not own.differences(machines[one.name], one) for one in mine):
-            entries[entry] = _moved(declared, noted.folder)
+        if all(one.name in machines and _is_so(site, machines[one.name], one) for one in mine):
+            entries[entry] = declared
             told |= {one.name for one in mine}
     before = {one.name: one for one in plans}
     others = [machine for name, machine in machines.items() if name not in told]
-    hosts = dataclasses.replace(noted.homelab.hosts, **_moved_paths(noted.homelab.hosts, noted.folder))
+    hosts = noted.homelab.hosts
     if others:  # defaults would be theirs, too
         entries = {entry: planned.with_defaults(declared, hosts) for entry, declared in entries.items()}
         hosts = nouns.Defaults(memory_ratio=hosts.memory_ratio)
     vlans = _vlans(site, noted)
     for machine in others:
-        entries[machine.name] = _declared(site, machine, before.get(machine.name), noted.folder, set(vlans))
-    order = list(dict.fromkeys([*noted.homelab.machines, *before, *sorted(entries)]))
-    return Homelab(networks=_networks(site, noted, vlans), hosts=hosts,
-                   machines={name: entries[name] for name in order if name in entries})
+        entries[machine.name] = _declared(site, machine, before.get(machine.name), set(vlans))
+    order = dict.fromkeys([*noted.homelab.machines, *before, *sorted(entries)])
+    found = {name: entries[name] for name in order if name in entries}
+    return Homelab(networks=_networks(site, noted, vlans), hosts=with_paths(hosts, _near), machines={
+        name: dataclasses.replace(with_paths(declared, _near), depends_on=_known(declared, found, noted.homelab))
+        for name, declared in found.items()})
 
 
 def left_out(machine: Machine) -> list[str]:
@@ -52,32 +54,44 @@ def left_out(machine: Machine) -> list[str]:
     return [what for what, there in (
         ("more cards", len(machine.nics) > 1), ("more disks", len(machine.disks) > 1),
         ("ports of the host that lead to it (vmexpose)", machine.forwards), ("a display's port", machine.vnc_port),
-        ("a CD", machine.cdrom)) if there]
+        ("a CD", machine.cdrom), ("that none of its ports is open", machine.ports == ())) if there]
 
 
-def _moved(declared: Declared, folder: str) -> Declared:
-    """With paths from the current folder."""
-    return dataclasses.replace(declared, **_moved_paths(declared, folder))
+def _is_so(site: Site, machine: Machine, one: Planned) -> bool:
+    try:
+        return not site.differences(machine, one)
+    except CloudMeError:  # a file is gone, or another one
+        return False
 
 
-def _moved_paths(given: Declared | nouns.Defaults, folder: str) -> dict[str, Any]:
-    return {key: os.path.relpath(os.path.join(folder, path)) for key in ("kernel", "initrd", "playbook", "user_data")
-            if (path := getattr(given, key, None)) and not os.path.isabs(path)}
+def _near(path: str) -> str:
+    """From the current folder, where it is below that."""
+    return os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
 
 
-def _declared(site: Site, machine: Machine, before: Planned | None, folder: str, vlans: set[Name]) -> Declared:
+def _known(declared: Declared, found: Mapping[Name, Declared], noted: Homelab) -> tuple[Name, ...]:
+    """What it depends on, of what there is; of replicas that are told one by one, each."""
+    names = {name for entry, one in found.items() for name in (entry, *planned.names(entry, one))}
+    more = {entry: planned.names(entry, one) for entry, one in noted.machines.items()}
+    wanted = [name for word in declared.depends_on for name in ([word] if word in names else more.get(word, []))]
+    return tuple(dict.fromkeys(name for name in wanted if name in names))
+
+
+def _declared(site: Site, machine: Machine, before: Planned | None, vlans: set[Name]) -> Declared:
     """before: what was noted of it; what its record does not say is as it was."""
-    declared = _moved(before.declared, folder) if before else Declared(
-        autostart=None if site.store.is_running(machine) else False)
+    declared = before.declared if before else Declared(autostart=None if site.store.is_running(machine) else False)
     nic, files = machine.nics[0] if machine.nics else None, site.store.folder(machine)
     network = nic.network if nic else None
-    own = seed.own(site.store, machine, seed.USER_DATA)
-    if own != (site.user_data(before) if before else ""):
+    if not before or not _same_user_data(site, machine, before):
+        own = seed.own(site.store, machine, seed.USER_DATA)
         declared = dataclasses.replace(declared, user_data=os.path.join(files, seed.USER_DATA) if own else None)
+    kernel = machine.kernel and {KERNEL: os.path.join(files, KERNEL), INITRD: os.path.join(
+        files, INITRD) if machine.kernel.initrd else None}
+    if kernel and before and declared.kernel and _boots_so(site, machine, before):
+        kernel = {KERNEL: declared.kernel, INITRD: declared.initrd}
     return dataclasses.replace(
         declared, replicas=None, template=machine.template, image=ImageName(machine.image) if machine.image else None,
-        kernel=declared.kernel or os.path.join(files, KERNEL) if machine.kernel else None,
-        initrd=declared.initrd or os.path.join(files, INITRD) if machine.kernel and machine.kernel.initrd else None,
+        kernel=kernel[KERNEL] if kernel else None, initrd=kernel[INITRD] if kernel else None,
         cmdline=machine.kernel.cmdline if machine.kernel else None,
         machine=Board(machine.board) if machine.board != Board.q35 else None,
         vcpu=machine.shape.vcpus, mem=machine.shape.ram_mib, vlan=network if network in vlans else None,
@@ -98,16 +112,35 @@ def _declared(site: Site, machine: Machine, before: Planned | None, folder: str,
         net_rate=machine.net_rate)
 
 
+def _same_user_data(site: Site, machine: Machine, before: Planned) -> bool:
+    try:
+        return site.user_data(before) == seed.own(site.store, machine, seed.USER_DATA)
+    except CloudMeError:
+        return False
+
+
+def _boots_so(site: Site, machine: Machine, before: Planned) -> bool:
+    try:
+        return not site.boots(machine, before)
+    except CloudMeError:
+        return False
+
+
 def _vlans(site: Site, noted: Notes) -> dict[Name, Vlan]:
-    """Those that the notes say and that are there, and networks that are a bridge's VLANs."""
+    """Those that the notes say and that are there, or that were never made since nobody uses them; and networks that
+    are a bridge's VLANs."""
     there = {network.name: network for network in site.store.networks()}
-    found = {name: vlan for name, vlan in noted.homelab.networks.vlans.items()
-             if name in there and _is(there[name], noted.homelab, name)}
+    found = {name: vlan for name, vlan in noted.homelab.networks.vlans.items() if (
+        _is(there[name], noted.homelab, name) if name in there else planned.subnet(noted.homelab, name) is None)}
     for name, network in there.items():
         if network.vlan and name not in found:
             found[name] = Vlan(id=network.vlan, cidr=network.address.network, gateway=network.address.ip,
                                dns=network.dns, reaches=network.reaches or ())
-    return found
+    return {name: dataclasses.replace(vlan, reaches=tuple(_in(found, vlan.reaches))) for name, vlan in found.items()}
+
+
+def _in(found: Mapping[Name, Vlan], names: Iterable[Name]) -> list[Name]:
+    return [name for name in names if name in found]
 
 
 def _is(network: Network, homelab: Homelab, name: Name) -> bool:
@@ -119,8 +152,13 @@ def _is(network: Network, homelab: Homelab, name: Name) -> bool:
 def _networks(site: Site, noted: Notes, vlans: dict[Name, Vlan]) -> nouns.Networks:
     there = {network.name: network for network in site.store.networks()}
     trunks = [there[name] for name in vlans if name in there and there[name].vlan]
-    if all(name in noted.homelab.networks.vlans for name in vlans):
-        return dataclasses.replace(noted.homelab.networks, vlans=vlans)
+    own = noted.homelab.networks
+    mode = VlanMode.filtering if trunks else VlanMode.bridges
+    made = any(name in there for name in vlans)
+    if all(name in own.vlans for name in vlans) and (own.vlan_mode is mode or not made):
+        return dataclasses.replace(own, vlans=vlans)
     bridge = trunks[0].bridge if trunks and trunks[0].bridge != TRUNK else None
-    return nouns.Networks(vlan_mode=VlanMode.filtering if trunks else VlanMode.bridges, vlans=vlans, bridge=bridge,
+    said = {name: dataclasses.replace(vlan, dns=vlan.dns or own.dns, prefix=vlan.prefix or (
+        None if vlan.cidr else own.prefix)) if name in own.vlans else vlan for name, vlan in vlans.items()}
+    return nouns.Networks(vlan_mode=mode, vlans=said, bridge=bridge,
                           uplink=trunks[0].uplink if trunks else None)

@@ -45,17 +45,17 @@ class Maker:
         site = self.site
         self.plans = {one.planned.name: one.planned for one in outcomes}
         accel = power.accelerator(site.host, site.settings)
-        with self.transaction() as transaction, clones.making(
+        with networks.announcing(site.host, site.store) as announce, self.transaction() as transaction, clones.making(
                 transaction, site.store, [self._request(one.planned) for one in outcomes], site.settings,
                 lambda machine: self._based(machine, accel)) as made:
-            networks.refresh_names(site.host, site.store, coming=made)
+            announce(made)
             instant.start(transaction, site.store, [machine for machine in made if machine.bases], site.settings,
                           accel=accel)
         for template, why in self.reasons.items():
             self.say(f"clones of {template} boot, its RAM image cannot be used: {why}")
         self.reasons.clear()
         for outcome, machine in zip(outcomes, made, strict=True):
-            outcome.record, outcome.changed = machine, True
+            outcome.record, outcome.ours = machine, True
             outcome.did += ["made", *(["started"] if machine.bases else [])]
 
     def machine(self, outcomes: Sequence[Outcome]) -> None:
@@ -64,7 +64,7 @@ class Maker:
         one, declared, site = outcome.planned, outcome.planned.declared, self.site
         assert declared.image
         public, private = self.keys()
-        files = {name: site.path(path) for name, path in ((KERNEL, declared.kernel), (INITRD, declared.initrd)) if path}
+        files = {name: path for name, path in ((KERNEL, declared.kernel), (INITRD, declared.initrd)) if path}
         kernel = Kernel(cmdline=declared.cmdline or CMDLINE, initrd=INITRD in files) if KERNEL in files else None
         wanted = machines.Wanted(
             name=one.name, image=declared.image, group=one.group, type=one.type, user=declared.user,
@@ -77,7 +77,7 @@ class Maker:
         with self.transaction() as transaction:
             outcome.record = machines.make(transaction, site.store, wanted, site.settings)
             networks.refresh_names(site.host, site.store)
-        outcome.changed = True
+        outcome.ours = True
         outcome.did.append("made")
 
     def _request(self, one: Planned) -> CloneRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cloudme.errors import CloudMeError
@@ -14,7 +15,7 @@ from cloudme.model.machine import Machine
 class Outcome:
     """record: the machine, once there is one. did: made, changed KEY, started, configured. pending: what wants a
     restart. waits_for: the machine that failed, and that this one depends on. playbook: to be applied.
-    changed: its record was brought to the file's."""
+    ours: it was made, or is what the file means. restarts: it ran, and was stopped to be changed."""
 
     planned: Planned
     record: Machine | None = None
@@ -23,7 +24,8 @@ class Outcome:
     error: CloudMeError | None = None
     waits_for: str = ""
     playbook: str = ""
-    changed: bool = False
+    ours: bool = False
+    restarts: bool = False
 
     @property
     def there(self) -> bool:
@@ -36,11 +38,14 @@ class Outcome:
     @property
     def settled(self) -> bool:
         """Whether its record is as the file wants it, whatever became of it after that."""
-        return self.there and self.changed and not self.pending and not self.waits_for
+        return self.ours and not self.pending
 
     @property
     def word(self) -> str:
-        """One or more of: ok, made, changed, started, configured, restart, skipped, failed."""
+        """One or more of: ok, made, changed KEY, started, configured, needs a restart, skipped, failed."""
         if self.error or self.waits_for:
             return ", ".join([*self.did, "failed" if self.error else "skipped"])
         return ", ".join([*self.did, *(["needs a restart"] if self.pending else [])]) or "ok"
+
+    def named(self, names: Collection[str]) -> bool:
+        return self.planned.name in names or self.planned.entry in names

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import filecmp
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from cloudme import seed
-from cloudme.errors import NotFound
+from cloudme import claim, seed, shared
+from cloudme.errors import AlreadyExists, NotFound
+from cloudme.formats import seeds
 from cloudme.homelab import notes
 from cloudme.model import units
 from cloudme.model.definitions import borrowed
@@ -20,12 +23,12 @@ from cloudme.model.homelab.intent import Difference, Way
 from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, VlanMode
 from cloudme.model.homelab.planned import Planned
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import Machine, Shape
+from cloudme.model.machine import INITRD, KERNEL, Machine, Shape
 from cloudme.model.names import Name
-from cloudme.model.network import DEFAULT_NETWORK, Network, whole_range
+from cloudme.model.network import DEFAULT_NETWORK, Network, slaac, whole_range
 from cloudme.model.ports import Host
 from cloudme.qemu import hardware
-from cloudme.store import Store
+from cloudme.store import Store, everywhere
 
 TRUNK = "cm-vlans"
 """The bridge that keeps VLANs apart, where the file does not name it."""
@@ -33,18 +36,14 @@ TRUNK = "cm-vlans"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """folder: the file's own, from which its paths are. configuration: that of the host, which says what tags bring.
-    coming: networks that are about to be made."""
+    """configuration: the host's, which says what tags bring. coming: networks that are about to be made. Paths of the
+    file are absolute."""
 
     store: Store
     settings: Settings
     host: Host
-    folder: str
     configuration: HostConfiguration | None = None
     coming: dict[Name, Network] = field(default_factory=dict)
-
-    def path(self, written: str) -> str:
-        return os.path.abspath(os.path.join(self.folder, written))
 
     def vsock(self) -> bool:
         return self.host.files.mode(hardware.VSOCK_DEVICE) is not None
@@ -58,8 +57,18 @@ class Site:
 
     def network(self, declared: Declared) -> Network:
         """That of a machine. Raises NotFound."""
-        name = declared.vlan or declared.network or DEFAULT_NETWORK
+        return self._network(network_name(declared))
+
+    def _network(self, name: Name) -> Network:
         return self.coming.get(name) or self.store.network_of(self.settings, name)
+
+    def networks_of(self, old: Machine, new: Machine) -> dict[Name, Network]:
+        """Those of all cards. Raises NotFound; one that an old card was in may have gone."""
+        found = {nic.network: self._network(nic.network) for nic in new.nics}
+        for nic in old.nics:
+            with contextlib.suppress(NotFound):
+                found.setdefault(nic.network, self._network(nic.network))
+        return found
 
     def brought(self, declared: Declared) -> Brought:
         """What its tags bring. Raises SpecError."""
@@ -74,21 +83,82 @@ class Site:
         return Shape(vcpus=brought.vcpus or found.vcpus, ram_mib=brought.ram_mib or found.ram_mib)
 
     def intended(self, machine: Machine, one: Planned, *, new: bool) -> Machine:
-        return intent.shaped(machine, one, default=self.shape(one.declared), network=self.network(one.declared),
-                             brought=self.brought(one.declared), vsock=self.vsock(), new=new)
+        network = self.network(one.declared)
+        return _seated(intent.shaped(machine, one, default=self.shape(one.declared), network=network,
+                                     brought=self.brought(one.declared), vsock=self.vsock(), new=new), network)
+
+    def addressed(self, machine: Machine, one: Planned) -> Machine:
+        """With an address where it needs one, and none is said. Raises Busy where none is free."""
+        network = self.network(one.declared)
+        if machine.nics[0].address is not None or network.external:
+            return machine
+        first = dataclasses.replace(machine.nics[0], address=claim.addresses(self.store, network, 1)[0])
+        return _seated(dataclasses.replace(machine, nics=(first, *machine.nics[1:])), network)
 
     def user_data(self, one: Planned) -> str:
-        """Its text, as it is in its file; '' for none. Raises NotFound."""
+        """Its text, as it is in its file; '' for none. Raises NotFound, SpecError."""
         if not one.declared.user_data:
             return ""
-        return notes.content(self.path(one.declared.user_data)).decode(errors="replace")
+        text = notes.content(one.declared.user_data).decode(errors="replace")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
+        seeds.kind(text, one.declared.user_data)
+        return text
 
     def differences(self, machine: Machine, one: Planned) -> list[Difference]:
         """Between a machine that is there and what the file wants."""
         found = intent.differences(machine, self.intended(machine, one, new=False))
+        for name, path in self.boots(machine, one).items():
+            way = Way.restart if machine.kernel else Way.anew
+            found.append(Difference(name, "another file" if machine.kernel else "not set", path, way))
         if self.user_data(one) != seed.own(self.store, machine, seed.USER_DATA):
             found.append(Difference("user_data", "another text", one.declared.user_data or "not set", Way.restart))
         return found
+
+    def boots(self, machine: Machine, one: Planned) -> dict[str, str]:
+        """What the file wants it to boot, and that it does not: kernel, initrd -> the file. Raises NotFound."""
+        found = {}
+        for name, path in ((KERNEL, one.declared.kernel), (INITRD, one.declared.initrd)):
+            if path and not (machine.kernel and _same(path, os.path.join(self.store.folder(machine), name))):
+                found[name] = path
+        return found
+
+    def strangers(self, names: Collection[str]) -> dict[tuple[str, object], str]:
+        """What machines have that are none of `names`, and no other may: (key of the file, value) -> whose it is."""
+        found: dict[tuple[str, object], str] = {}
+        for name, machine in everywhere(self.store.world, lambda machine: True).items():
+            found["vsock_cid", machine.vsock_cid] = name  # the whole host's
+        for machine in self.store.machines():
+            for nic in machine.nics:
+                found |= {("mac", nic.mac): machine.name, ("tap_id", nic.tap): machine.name}
+        prefix = f"{self.store.world.realm}/" if self.store.world.realm else ""
+        own = {*names, *(f"{prefix}{name}" for name in names)}
+        return {key: name for key, name in found.items() if key[1] is not None and name not in own}
+
+
+def network_name(declared: Declared) -> Name:
+    return declared.vlan or declared.network or DEFAULT_NETWORK
+
+
+def check_apart(one: Planned, taken: Mapping[tuple[str, object], str]) -> None:
+    """Raises AlreadyExists where a machine would have what is another one's. taken: see Site.strangers."""
+    for key, value in (("vsock_cid", one.declared.vsock_cid), ("mac", one.mac), ("tap_id", one.tap_id)):
+        if owner := taken.get((key, value)):
+            raise AlreadyExists(f"{value} is the {key} of '{owner}'", hint="choose another one")
+
+
+def _same(path: str, copy: str) -> bool:
+    """Raises NotFound where nobody can read the first of them."""
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        raise NotFound(f"there is no {path}, or not for us")
+    return os.path.isfile(copy) and filecmp.cmp(path, copy, shallow=False)
+
+
+def _seated(machine: Machine, network: Network) -> Machine:
+    """On a network of root's the card goes with the address."""
+    first = machine.nics[0]
+    mac = shared.allotment(network).get(first.address or "") if network.shared and not network.external else None
+    return machine if mac is None else dataclasses.replace(
+        machine, nics=(dataclasses.replace(first, mac=mac, address6=slaac(network, mac)), *machine.nics[1:]))
 
 
 def networks(homelab: Homelab, store: Store, settings: Settings) -> dict[Name, Network]:
@@ -115,7 +185,8 @@ def surroundings(store: Store, settings: Settings, configuration: HostConfigurat
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
         templates={template.name: template.shape.ram_mib for template in store.templates()},
         default_mib=settings.ram_mib, images=[image.name for image in store.images()],
-        networks=[network.name for network in store.networks()],
+        networks=[network.name for network in [
+            *store.networks(), *(shared.networks() if store.world.rootless else [])]],
         tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists)
 
 

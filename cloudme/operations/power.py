@@ -208,6 +208,25 @@ class Start:
 
 
 @dataclass(slots=True)
+class Stop:
+    """Powers a machine down, that something about it may change. Undone by starting it, as it is then."""
+
+    store: Store
+    machine: Machine
+    settings: Settings
+    say: Callable[[str], None]
+
+    def describe(self) -> str:
+        return f"stop {self.machine.name}"
+
+    def do(self, host: Host) -> None:
+        stop(host, self.store, [self.machine], timeout_s=self.settings.stop_timeout_s, say=self.say)
+
+    def undo(self, host: Host) -> None:
+        start(Transaction(host, self.say), self.store, [self.store.machine(self.machine.name)], self.settings)
+
+
+@dataclass(slots=True)
 class StartUnit:
     """Has systemd start a machine that is defined. Undone by stopping it, if it was we who started it."""
 

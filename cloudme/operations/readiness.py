@@ -68,11 +68,41 @@ def wait(
             over.set()
     failed = {str(watch.machine.name): cause for watch, future in zip(watches, futures, strict=True)
               if (cause := future.result())}
-    hopeless = {name: cause for name, cause in failed.items() if cause.hopeless}
-    if hopeless:
-        raise PeerError(_lines(hopeless), hint=_hint(hopeless))
     if failed:
-        raise TimedOut(_lines(failed), hint=_hint(failed))
+        raise _error(failed)
+
+
+def each(
+    host: Host, store: Store, goals: Sequence[tuple[Machine, str]], *, timeout_s: float, say: Callable[[str], None],
+) -> list[CloudMeError | None]:
+    """Like `wait`, each machine for its own goal; what keeps one from it, and None for who reached it."""
+    if not goals:
+        return []
+    deadline = time.monotonic() + timeout_s
+    watches = [Watch(host, store, machine, goal, say, threading.Event(), _target(store, machine, goal))
+               for machine, goal in goals]
+
+    def one(watch: Watch) -> CloudMeError | None:
+        try:
+            cause = watch.run(deadline)
+        except CloudMeError as error:
+            return error
+        return _error({str(watch.machine.name): cause}) if cause else None
+
+    with ThreadPoolExecutor(max_workers=len(watches)) as pool:
+        futures = [pool.submit(one, watch) for watch in watches]
+        try:
+            all_ended(futures)
+        finally:  # an interrupt ends them all
+            for watch in watches:
+                watch.over.set()
+    return [future.result() for future in futures]
+
+
+def _error(failed: dict[str, Cause]) -> CloudMeError:
+    if hopeless := {name: cause for name, cause in failed.items() if cause.hopeless}:
+        return PeerError(_lines(hopeless), hint=_hint(hopeless))
+    return TimedOut(_lines(failed), hint=_hint(failed))
 
 
 def _target(store: Store, machine: Machine, goal: str) -> Target | None:

@@ -17,7 +17,7 @@ from tests.vlans import MACHINES, OPEN, WANTED
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
 OURS = ("cloudme", "bin", "sbin", "templates", "tests/__init__.py", "tests/leases.py", "tests/vlans.py",
-        "tests/vlanguest.py")
+        "tests/vlanguest.py", "examples/homelab.yaml")
 PACKAGES = ("pyroute2", "jinja2", "markupsafe", "qemu")
 """Where markupsafe's compiled part does not fit, it goes without."""
 
@@ -52,6 +52,7 @@ def test_vlans_share_a_bridge_and_do_not_meet(cloud: Cloud, name: str) -> None:
     said = cloud.run("vm", name, "--", "cd /root/cloudme; PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/root/packages "
                      "exec python3 -m tests.vlanguest")
     found: dict[str, Any] = json.loads(said)
+    assert found["applied"] == ["cmapply: network management: made\ncmapply: network services: made\n", ""]
     assert found["kernel"].keys() == {"CONFIG_BRIDGE_VLAN_FILTERING", "CONFIG_VLAN_8021Q"}
     links = found["links"]
     assert links["vmbr0"]["filtering"] and links["vmbr0"]["vids"] == [10, 20] and links["vmbr0"]["pvid"] is None

@@ -31,13 +31,16 @@ machines:
 
 @pytest.fixture
 def running() -> Iterator[None]:
-    """All of the file but cron, and another one; the file was applied."""
-    notes.write(Store(layout.world()), Notes(homelab=homelab.parse(FILE, "cloudme.yaml").demand(), folder="/"))
+    """All of the file but cron, another one, one that an earlier file had, and one made anew of that name; the file
+    was applied."""
+    store = Store(layout.world())
     made("cron")
     locks = []
-    for name in ("db", "app00", "app01", "web", "other"):
+    for name in ("db", "app00", "app01", "web", "other", "gone", "anew"):
         made(name)
         locks.append(take_lock(layout.lock(layout.world().machine(name))))
+    notes.write(store, Notes(homelab=homelab.parse(FILE, "cloudme.yaml").demand(),
+                             machines={"gone": store.machine("gone").uuid, "anew": "another"}))
     yield
     for lock in locks:
         os.close(lock)
@@ -49,9 +52,10 @@ def test_nothing_was_applied_nothing_stops(command: Callable[..., Ended]) -> Non
 
 
 def test_it_says_who_would_stop_and_asks(command: Callable[..., Ended], running: None) -> None:
-    assert command("vmstop", "--homelab", "--dry-run").stdout == "stop web\nstop app00\nstop app01\nstop db\n"
+    ended = command("vmstop", "--homelab", "--dry-run")
+    assert ended.stdout == "stop gone\nstop web\nstop app00\nstop app01\nstop db\n"
     refused = command("vmstop", "--homelab")
-    assert refused.status == 64 and "Stop web, app00, app01, db?" in refused.stderr
+    assert refused.status == 64 and "Stop gone, web, app00, app01, db?" in refused.stderr
 
 
 @pytest.mark.parametrize("words", [["--all"], ["-d", "-y"], ["web"]])
@@ -73,4 +77,4 @@ def test_one_that_cannot_be_stopped_keeps_no_other_from_it(running: None, monkey
     monkeypatch.setattr(wiring, "host", lambda world: fakes.host(qemu=Deaf()))
     with pytest.raises(TimedOut, match="web"):
         stopping.homelab(program("vmstop").parser().parse_args(["--homelab", "-y"]))
-    assert asked == [["web"], ["app00", "app01"], ["db"]]
+    assert asked == [["gone"], ["web"], ["app00", "app01"], ["db"]]

@@ -70,7 +70,9 @@ def shaped(
     name is its, too.
     """
     declared = one.declared
-    kernel = machine.kernel and declared.cmdline and dataclasses.replace(machine.kernel, cmdline=declared.cmdline)
+    kernel = machine.kernel and dataclasses.replace(
+        machine.kernel, cmdline=declared.cmdline or machine.kernel.cmdline,
+        initrd=machine.kernel.initrd or declared.initrd is not None)
     return dataclasses.replace(
         machine, name=one.name, group=one.group, type=one.type, shape=shape(one, default),
         nics=(_nic(machine.nics, one, network, new=new), *machine.nics[1:]),
@@ -78,7 +80,7 @@ def shaped(
         access=dataclasses.replace(machine.access, user=declared.user if declared.image and declared.user else
                                    machine.access.user),
         limits=declared.limits, isolate=declared.isolate, net_rate=declared.net_rate, ports=ports(one),
-        shares=shares(one), board=str(one.board), kernel=kernel or machine.kernel,
+        shares=shares(one), board=str(one.board), kernel=kernel,
         vsock_cid=declared.vsock_cid if vsock else None, hostname=None if one.hostname == one.name else one.hostname,
         devices=tuple(dict.fromkeys((*declared.gpu, *declared.devices, *brought.devices))))
 

@@ -11,13 +11,14 @@ import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from cloudme import between, shared
 from cloudme.errors import (
     AlreadyExists,
     Busy,
+    CloudMeError,
     ConfigError,
     HostUnavailable,
     MissingProgram,
@@ -178,6 +179,28 @@ def refresh_names(
             for mac, address in truth.leases(store, network):
                 if (mac, address) not in reserved:
                     host.net.datagram(str(network.address.ip), BOOTPS, dhcp.release(network.address.ip, mac, address))
+
+
+@contextlib.contextmanager
+def announcing(host: Host, store: Store) -> Iterator[Callable[[Sequence[Machine]], None]]:
+    """Around the transaction that makes machines: what it gets says who is coming, as `refresh_names` wants to know.
+
+    Where they do not come after all, rules and names are those of what is there again.
+    """
+    told = False
+
+    def tell(machines: Sequence[Machine]) -> None:
+        nonlocal told
+        told = True
+        refresh_names(host, store, coming=machines)
+
+    try:
+        yield tell
+    except BaseException:
+        if told:
+            with contextlib.suppress(CloudMeError):
+                refresh_names(host, store)
+        raise
 
 
 def running(store: Store, network: Network) -> list[str]:
@@ -349,5 +372,7 @@ def _check_addresses(store: Store, network: Network, found: Found) -> None:
             continue
         if (address := IPv4Address(text)) not in wanted or address == network.address.ip:
             raise ConfigError(f"'{name}' has the address {address}, which does not go with {network.address}",
-                              hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml")
+                              hint=f"destroy it (vmstop -d {name}), or put [network] address back in cloudme.toml"
+                              if network.name == DEFAULT_NETWORK else
+                              "give the network its old addresses back, and move the machine to another one first")
 
