@@ -8,22 +8,26 @@ import os
 import pwd
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from cloudme import index, layout
 from cloudme.disk import reported
-from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, UsageError
+from cloudme.errors import Busy, CommandFailed, NotFound, NotPermitted, StoreError, UsageError
 from cloudme.formats import render, seeds
 from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
 from cloudme.model.share import Share
-from cloudme.store import Store
+from cloudme.store import Store, everywhere
 
 MODE = 0o755
 """Of a folder that is made, where none is said."""
 
-OWN = ("images", "machines", "networks", "realms", "templates")
+NOBODY = (1 << 32) - 1
+"""From here on numbers are no user's (chown(2): -1 leaves it)."""
+
+OWN = ("forks", "images", "machines", "networks", "realms", "templates")
 """Below a world's `data`."""
 
 MOUNT_S, IN_USE = 60, 5
@@ -47,10 +51,14 @@ def check(host: Host, store: Store, machines: Sequence[Machine]) -> None:
                                    hint="apt install virtiofsd (before Debian 13 it is in qemu-system-common)")
 
 
-def making(world: World, shares: Iterable[Share]) -> list[MakeFolder]:
-    """The steps that make those folders that are missing, and may be made. Raises NotFound for others, and for owners
-    that nobody is; UsageError for what is no folder, or is ours."""
-    steps = {}
+def making(world: World, shares: Iterable[Share], of: Machine | None = None) -> list[MakeFolder]:
+    """The steps that make those folders that are missing, and may be made. of: a machine that is there, as it is to be.
+
+    Raises:  NotFound for others, and for owners that nobody is; UsageError for what is no folder, is ours, or is within
+             another share.
+    """
+    steps, shares = {}, list(shares)
+    _check_nested(world, shares, of)
     for share in shares:
         _apart(world, share.source)
         owner = _owner(share.owner) if share.owner else (-1, -1)
@@ -70,6 +78,23 @@ def _apart(world: World, path: str) -> None:
                              hint="share a folder of yours, as /srv/data")
 
 
+def _check_nested(world: World, shares: Sequence[Share], of: Machine | None) -> None:
+    """Whoever is root in a guest may put a link, to /etc say, where a folder of his share was: what is within is not
+    shared again. Raises UsageError."""
+    others = everywhere(world, lambda it: bool(it.shares) and (of is None or it.uuid != of.uuid)) if shares else {}
+    known = [*shares, *(of.shares if of else ()), *(one for machine in others.values() for one in machine.shares)]
+    for one, other in product(shares, known):
+        for outer, inner in ((one, other), (other, one)):
+            if not outer.readonly and any(path != above and f"{path}/".startswith(f"{above.rstrip('/')}/")
+                                          for path, above in product(_paths(inner), _paths(outer))):
+                raise UsageError(f"{inner.source} is within {outer.source}, which is shared to be changed: who puts a "
+                                 "link there leads out of it", hint="share folders beside each other, or that one ro")
+
+
+def _paths(share: Share) -> set[str]:
+    return {share.source, os.path.realpath(share.source)}
+
+
 def _there(path: str, hint: str) -> None:
     if not os.path.exists(path):
         raise NotFound(f"there is no folder {path}", hint=hint)
@@ -86,9 +111,12 @@ def _owner(text: str) -> tuple[int, int]:
 
 def _number(name: str, what: str, look: Callable[[str], int]) -> int:
     try:
-        return int(name) if name.isdecimal() else look(name)
+        number = int(name) if name.isdecimal() else look(name)
     except KeyError:
-        raise NotFound(f"this host has no {what} '{name}'") from None
+        number = NOBODY
+    if number >= NOBODY:
+        raise NotFound(f"this host has no {what} '{name}'")
+    return number
 
 
 @dataclass(slots=True)
@@ -105,15 +133,19 @@ class MakeFolder:
 
     def do(self, host: Host) -> None:
         with reported(self.path):
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            os.mkdir(self.path, 0o700)
-            self.made = True
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:  # the folder above may be somebody's who puts another one there
+            above, name = os.path.split(self.path)
+            os.makedirs(above, exist_ok=True)
+            with contextlib.ExitStack() as mine:  # folders above may be somebody's who puts others, or links, there
+                parent = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                mine.callback(os.close, parent)
+                os.mkdir(name, 0o700, dir_fd=parent)
+                self.made = True
+                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                mine.callback(os.close, fd)
+                if os.listdir(fd):
+                    raise StoreError(f"{self.path} is not the folder that was made there a moment ago")
                 os.fchown(fd, *self.owner)
                 os.fchmod(fd, self.mode)
-            finally:
-                os.close(fd)
 
     def undo(self, host: Host) -> None:
         if self.made:

@@ -201,7 +201,6 @@ class World:
     def loan(self, uuid: str) -> str:
         return os.path.join(self.loans, f"{uuid}.json")
 
-
     def network_run(self, name: str) -> str:
         return os.path.join(self.realm_run, f"networks.{name}")
 

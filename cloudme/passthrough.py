@@ -5,7 +5,7 @@ An IOMMU keeps groups of devices apart, not single ones: all that can do DMA in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -152,18 +152,21 @@ def check_free(host: Host, borrower: Borrower, device: str, group: str) -> None:
 def uses(device: PciDevice, links: Mapping[str, Link] | None) -> Iterator[str]:
     """Why the host would miss it. links: None where nobody knows them.
 
-    A card that is up counts where it leads somewhere: by an address, a route, or a bridge that it is a port of. One in
-    another network namespace counts, too: nobody sees from here what it does there.
+    A card that is up counts where it leads somewhere: by an address, a route, a bridge that it is a port of, or a link
+    on it, as that of a VLAN. One in another network namespace counts, too: nobody sees from here what it does there.
     """
+    lower = {link.parent: link.name for link in (links or {}).values()}
     for name in device.cards:
         link = links.get(name) if links is not None else Link(name=name, up=False)
         if link is None:
             yield f"{name} is in another network namespace"
-        elif link.up and (link.addresses or link.addresses6 or link.routes or link.master):
-            where = f" and in {link.master}" if link.master else ""
+        elif link.up and (link.addresses or link.addresses6 or link.routes or link.master or name in lower):
+            where = f" and in {link.master}" if link.master else f" and below {lower[name]}" if name in lower else ""
             addresses = ", ".join(map(str, (*link.addresses, *link.addresses6)))
             yield f"{name} is up{where}{f', with {addresses}' if addresses else ''}"
     yield from (f"the disk {disk} is in use" for disk in device.disks)
+    if device.parts:
+        yield f"{device.parts} virtual functions of it would go"
 
 
 def give_back(host: Host, entry: Entry) -> None:
@@ -244,27 +247,46 @@ def alone(store: Store, machines: Iterable[Machine]) -> AbstractContextManager[N
                        if machine.devices and not store.world.rootless)
 
 
-def sweep(host: Host, world: World, besides: Iterable[Machine] = ()) -> None:
+def sweep(
+    host: Host, world: World, besides: Iterable[Machine] = (), *, own: Iterable[Machine] | None = None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> None:
     """Give the devices of all machines back of whose QEMU nothing is left, however it ended. Again: nothing.
 
     besides:  machines whose turn it is not.
-    Raises:   for what cannot be given back, when all else was: the first failure, with the words of all.
+    own:      those for which it is done; None: all. tell: called with the words of what fails for others.
+    Raises:   for what cannot be given back of `own`, when all else was: the first failure, with the words of all.
     """
     problems: list[CloudMeError] = []
     skipped = {machine.uuid for machine in besides}
+    asked = None if own is None else {machine.uuid for machine in own}
     for uuid in [uuid for uuid in notes.names(world.loans) if uuid not in skipped]:
-        path = world.loan(uuid)
-        with notes.alone([path]):
-            if host.qemu.lives(identity.uid(uuid)):
-                continue
-            for step in notes.undoing(notes.read(path), BACK):
-                try:
-                    step.do(host)
-                except CloudMeError as error:
-                    problems.append(error)
+        for error in _given_back(host, world, uuid):
+            if asked is None or uuid in asked:
+                problems.append(error)
+            else:
+                tell(error.message)
     if problems:
         problems[0].message = "\n".join(error.message for error in problems)
         raise problems[0]
+
+
+def _given_back(host: Host, world: World, uuid: str) -> Iterator[CloudMeError]:
+    """What fails of it."""
+    path = world.loan(uuid)
+    with notes.alone([path]):
+        if host.qemu.lives(identity.uid(uuid)):
+            return
+        try:
+            steps = list(notes.undoing(notes.read(path), BACK))
+        except CloudMeError as error:
+            yield error
+            return
+        for step in steps:
+            try:
+                step.do(host)
+            except CloudMeError as error:
+                yield error
 
 
 def _borrower(world: World, machine: Machine) -> Borrower:

@@ -17,10 +17,11 @@ wanted=" $* "
 grep "^[^#].*$mark" /etc/fstab | sort -rk 2,2 | while read -r tag place _ options _; do
 	case $wanted in
 	*" $tag $place ${options%%,*} "*) ;;
-	*) ! grep -qF "$tag $place " /proc/mounts || umount "$place" || exit 5 ;;
+	*) ! grep -qF -- "$tag $place " /proc/mounts || umount "$place" || exit 5 ;;
 	esac
 done || exit 5
 sed -i "/$mark/d" /etc/fstab
+[ -z "$(tail -c 1 /etc/fstab)" ] || echo >>/etc/fstab  # its last line may have no end
 echo "# $mark=$said" >>/etc/fstab
 [ $# -gt 0 ] || exit 0
 

@@ -812,6 +812,12 @@ class FakeSysfs(vfio.Sysfs):
         if driver:
             self._drive(folder, driver)
 
+    def deep_card(self, address: str, within: str, name: str) -> None:
+        """A card that is not in the device's own folder, as virtio's."""
+        folder = self.top / "sys/devices/pci0000:00" / address / within / "net" / name
+        folder.mkdir(parents=True)
+        self._linked(self.top / "sys/class/net" / name, folder)
+
     def owner(self, group: str) -> tuple[int, int] | None:
         return None if super().owner(group) is None else self.given.get(group, (0, 0))
 

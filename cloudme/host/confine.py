@@ -26,12 +26,16 @@ SYSCALLS = {  # asm/unistd_64.h, asm-generic/unistd.h
     "x86_64": {"setgroups": 116, "setresuid": 117, "setresgid": 119},
     "aarch64": {"setgroups": 159, "setresuid": 147, "setresgid": 149},
 }
-SAME_EVERYWHERE = {"landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446}
+SAME_EVERYWHERE = {"mount_setattr": 442, "landlock_create_ruleset": 444, "landlock_add_rule": 445,
+                   "landlock_restrict_self": 446}
 
 PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 8, 22, 23, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 AMBIENT_RAISE, AMBIENT_CLEAR_ALL = 2, 4
 """linux/prctl.h."""
+CLONE_NEWNS, AT_FDCWD, AT_RECURSIVE = 0x20000, -100, 0x8000
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE, ATTR_RDONLY = 1 << 12, 1 << 14, 1 << 18, 1 << 19, 1
+"""linux/sched.h, linux/fcntl.h, linux/mount.h."""
 SECCOMP_MODE_FILTER, INSTRUCTION_BYTES = 2, 8
 """linux/seccomp.h, linux/filter.h."""
 CAPABILITY_VERSION_3 = 0x20080522
@@ -100,6 +104,8 @@ def landlock_abi() -> int:
 
 def _confine(it: Confinement) -> None:
     """The order matters: rules are made while their paths can be reached; the bounding set needs a capability."""
+    if it.frozen:
+        _freeze(it.frozen)
     rules = _landlock(it.reach) if it.reach else -1
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     if rules >= 0:
@@ -117,6 +123,22 @@ def _confine(it: Confinement) -> None:
         _prctl(PR_CAP_AMBIENT, AMBIENT_RAISE, capability)
     if it.reach:
         _filter(it.reach)
+
+
+def _freeze(folders: tuple[str, ...]) -> None:
+    """In mounts of this thread's own. What the host unmounts goes here, too, but in these folders."""
+    _call("unshare", CLONE_NEWNS)
+    _mount(None, "/", MS_SLAVE | MS_REC)
+    for folder in folders:
+        if folder != "/":  # which is a mount, and would not be covered by another
+            _mount(folder, folder, MS_BIND | MS_REC)
+        _mount(None, folder, MS_PRIVATE | MS_REC)
+        attributes = struct.pack("QQQQ", ATTR_RDONLY, 0, 0, 0)
+        _syscall("mount_setattr", AT_FDCWD, os.fsencode(folder), AT_RECURSIVE, attributes, len(attributes))
+
+
+def _mount(source: str | None, target: str, flags: int) -> None:
+    _call("mount", source and os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None)
 
 
 def _become(uid: int, gid: int, groups: tuple[int, ...]) -> None:

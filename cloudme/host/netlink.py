@@ -39,6 +39,8 @@ MAIN_TABLE = 254
 SCOPE_GLOBAL, IFA_F_NODAD = 0, 0x02
 """linux/rtnetlink.h, linux/if_addr.h."""
 IPV6 = "/proc/sys/net/ipv6/conf"
+STACKED = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+"""Kinds of links that are on another one."""
 
 
 class Links:
@@ -276,9 +278,14 @@ def _links(netlink: Any) -> dict[str, Link]:
             addresses=tuple(addresses[index]), addresses6=tuple(addresses6[index]), routes=tuple(routes[index]),
             mtu=link.get_attr("IFLA_MTU"), owner=_owner(link), filtering=vlans.filtering(link),
             vids=carried.get(index, ((), None))[0], pvid=carried.get(index, ((), None))[1],
-            vlan=vlans.number(link), parent=names.get(link.get_attr("IFLA_LINK"), "") if vlans.number(link) else "",
+            vlan=vlans.number(link), parent=names.get(link.get_attr("IFLA_LINK"), "") if _stacked(link) else "",
         ) for index, link in ((link["index"], link) for link in found)
     }
+
+
+def _stacked(link: Any) -> bool:
+    """Whether it is on another link of this namespace (a veth's IFLA_LINK is its other end)."""
+    return _kind(link) in STACKED and link.get_attr("IFLA_LINK_NETNSID") is None
 
 
 def _set6(netlink: Any, index: int, wanted: ipaddress.IPv6Interface | None) -> None:

@@ -236,7 +236,9 @@ def _heard(client: socket.socket, pidfd: int, timeout_s: float) -> bool | None:
 def _ended(pid: int) -> bool:
     """Whether nothing is left of a process but its exit status, which its parent has not asked for."""
     with pidfd_of(pid) as pidfd:
-        return bool(select.select([pidfd], [], [], 0)[0])
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
 
 def _own_uid(launch: Launch) -> int | None:

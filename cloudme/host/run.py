@@ -64,7 +64,8 @@ def _heard() -> Iterator[int]:
 
 
 _limits = threading.Lock()
-"""The limits that programs inherit are those of all our threads: while one has raised them, no other starts any."""
+"""The limits that programs inherit are those of all our threads: while one has raised them, no other starts one that
+outlives us."""
 
 
 @contextlib.contextmanager

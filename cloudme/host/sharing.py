@@ -75,10 +75,12 @@ class Shares:
         program = self.program()
         if program is None:
             raise PeerError("there is no virtiofsd any more", hint="apt install virtiofsd")
-        path = f"{folder.lock}.sock"
         with contextlib.ExitStack() as mine:
             lock = take_lock(folder.lock)
             mine.callback(os.close, lock)
+            run = os.open(os.path.dirname(folder.lock), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            mine.callback(os.close, run)
+            path = f"/proc/self/fd/{run}/{os.path.basename(folder.lock)}.sock"  # short enough, whatever the tag
             listener = mine.enter_context(socket.socket(socket.AF_UNIX))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -119,8 +121,12 @@ def _begin(folder: Folder) -> None:
 
 
 def confinement(folder: Folder, program: virtiofs.Program) -> Confinement:
-    """What a virtiofsd may do: root's becomes who the guest's users are. /proc/sys/fs: how many files it may open."""
+    """What a virtiofsd may do: root's becomes who the guest's users are. /proc/sys/fs: how many files it may open.
+
+    QEMU's own one knows nothing of read-only: the guest's root could make set-uid what is there.
+    """
     system = (*files.SYSTEM, program.path, "/proc/sys/fs")
     reach = (Reach(readable=(*system, folder.source), writable=files.DEVICES) if folder.readonly
              else Reach(readable=system, writable=files.DEVICES, trees=(folder.source,)))
-    return Confinement(keeps=SERVES_FILES if program.root else (), reach=reach)
+    return Confinement(keeps=SERVES_FILES if program.root else (), reach=reach,
+                       frozen=(folder.source,) if folder.readonly and program.root else ())

@@ -15,7 +15,8 @@ from cloudme import index
 from cloudme.errors import HostUnavailable, NotPermitted, TimedOut
 from cloudme.model.devices import VFIO, Mediated, MediatedType, PciDevice
 
-PCI, MDEV, GROUPS, BLOCK = "sys/bus/pci", "sys/bus/mdev/devices", "sys/kernel/iommu_groups", "sys/block"
+PCI, MDEV, GROUPS = "sys/bus/pci", "sys/bus/mdev/devices", "sys/kernel/iommu_groups"
+BLOCK, NET = "sys/block", "sys/class/net"
 NUMBERS = "sys/dev/block"
 LOCK = "run/machina-mdev.lock"
 SYS_RESOURCE = 24
@@ -42,7 +43,7 @@ class Sysfs:
             address=address, driver=_link(folder, "driver"), group=_link(folder, "iommu_group"),
             bridge=_read(folder, "class").startswith(BRIDGE), kind=_read(folder, "class").removeprefix("0x")[:4],
             model=":".join(filter(None, (_read(folder, file).removeprefix("0x") for file in ("vendor", "device")))),
-            cards=tuple(_names(folder, "net")),
+            cards=tuple(self._cards(folder)), parts=int(_read(folder, "sriov_numvfs") or 0),
             disks=tuple(self._disks(folder)))
 
     def group(self, number: str) -> Sequence[PciDevice]:
@@ -153,6 +154,12 @@ class Sysfs:
                 os.write(fd, text.encode())
             finally:
                 os.close(fd)
+
+    def _cards(self, device: str) -> list[str]:
+        """virtio's are not in the PCI device's own folder, nor are those behind USB."""
+        below = os.path.realpath(device) + os.sep
+        return sorted({*_names(device, "net"), *(name for name in _names(self._at(NET)) if os.path.realpath(
+            self._at(NET, name)).startswith(below))})
 
     def _disks(self, device: str) -> Iterator[str]:
         """The disks behind a device that are in use."""

@@ -58,6 +58,8 @@ class Confinement:
     groups:  its other groups then.
     keeps:   its capabilities, all in all.
     reach:   None: what its user gets at.
+    frozen:  folders that nobody changes through it, whatever its rights: it has them, with all that is mounted below,
+             read-only. Landlock keeps it from no chmod, chown or setxattr.
     """
 
     uid: int | None = None
@@ -65,3 +67,4 @@ class Confinement:
     groups: tuple[int, ...] = ()
     keeps: tuple[Capability, ...] = ()
     reach: Reach | None = None
+    frozen: tuple[str, ...] = ()

@@ -32,7 +32,8 @@ class PciDevice:
 
     bridge:  it is part of the bus.
     kind:    its class, as '0300'; model: vendor and device, as '10de:1b80' (pci.ids); '' for what is not told.
-    cards:   the links of its network cards.   disks: those behind it that are mounted, or otherwise in use.
+    cards:   the links of network cards behind it.   disks: those behind it that are mounted, or otherwise in use.
+    parts:   how many virtual functions (SR-IOV) it is divided into now: they go when its driver does.
     """
 
     address: str
@@ -43,6 +44,7 @@ class PciDevice:
     model: str = ""
     cards: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class Link:
     addresses6: the global ones. owner: who may open it without being root, where it is a tap that somebody owns.
     filtering:  of a bridge: it keeps VLANs apart. vids: the VLANs that it carries there, or a port of it does.
     pvid:       the VLAN of what comes into a port without a tag.
-    vlan, parent: of a VLAN's link: its number, and the link that it is on.
+    vlan:       of a VLAN's link: its number. parent: the link that this one is on, as a VLAN's, or a macvlan.
     """
 
     name: str

@@ -269,7 +269,7 @@ class Destroy:
         shutil.rmtree(world.machine_run(self.machine.name), ignore_errors=True)
         for base in self.machine.bases:
             _forget_fork(self.store, os.path.join(world.data, base))
-        passthrough.sweep(host, world)
+        passthrough.sweep(host, world, own=[self.machine])
         notes.forget(world.loan(self.machine.uuid))
 
     def undo(self, host: Host) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from cloudme import defined, folders, forwards, layout, passthrough, place
 from cloudme.errors import (
     Busy,
-    CloudMeError,
     HostUnavailable,
     NotFound,
     NotPermitted,
@@ -51,8 +50,7 @@ def start(transaction: Transaction, store: Store, machines: Sequence[Machine], s
     accel = accelerator(host, settings) if own else ""
     networks = store.networks_of(settings, own)
     if not transaction.dry_run:
-        with contextlib.suppress(CloudMeError):  # it stays noted, and the next stop tells
-            passthrough.sweep(host, store.world, besides=own)
+        passthrough.sweep(host, store.world, besides=own, own=())  # what fails stays noted, and the next stop tells
     with contextlib.nullcontext() if transaction.dry_run else passthrough.alone(store, own):
         check(host, store, stopped, networks.values())
         steps: list[Step] = [
@@ -161,7 +159,7 @@ def stop(
         host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
-    passthrough.sweep(host, store.world, besides=own if again else ())
+    passthrough.sweep(host, store.world, besides=own if again else (), own=own, tell=say)
 
 
 def _stop_units(host: Host, machines: Sequence[Machine], timeout_s: float, say: Callable[[str], None]) -> None:

@@ -60,7 +60,7 @@ def steps(host: Host, store: Store, old: Machine, wanted: Wanted) -> list[Step]:
         host.groups.check(new.limits, store.folder(old))
     more = [share for share in new.shares if share not in old.shares]
     boot: list[Step] = [Boot(store, new, wanted.boots)] if wanted.boots else []
-    return [*folders.making(store.world, more), Rewrite(store, old, wanted), *boot]
+    return [*folders.making(store.world, more, of=new), Rewrite(store, old, wanted), *boot]
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ def update(transaction: Transaction, store: Store, old: Machine, new: Machine, s
     Raises:  NotFound (a folder), Busy where the guest uses what is to go, PeerError.
     """
     more = [one for one in new.shares if one not in old.shares]
-    steps: list[Step] = [*folders.making(store.world, more), Change(store, old, new, settings)]
+    steps: list[Step] = [*folders.making(store.world, more, of=new), Change(store, old, new, settings)]
     why = ""
     if store.is_running(old) and (_but(old, new) or _but(new, old)):
         why = why_later(transaction.host, store, old, new)

@@ -99,3 +99,16 @@ def test_a_device_that_comes_late_is_waited_for_and_9p_is_told_from_virtiofs(gue
 
 def test_who_never_had_a_share_is_left_alone(guest: Guest, tmp_path: Path) -> None:
     assert guest("7") == (0, []) and lines(tmp_path) == []
+
+
+def test_a_last_line_without_an_end_stays_a_line(guest: Guest, tmp_path: Path) -> None:
+    root = "/dev/vda1 / ext4 defaults 0 1"
+    (tmp_path / "fstab").write_text(root, encoding="ascii")
+    guest("7", *ONE)
+    guest("8")
+    assert (tmp_path / "fstab").read_text(encoding="ascii") == f"{root}\n# x-cloudme.share=8\n"
+
+
+def test_a_tag_may_look_like_an_option(guest: Guest) -> None:
+    guest("7", "-v", "/srv/one", "rw")
+    assert guest("8") == (0, ["umount /srv/one"])

@@ -22,7 +22,7 @@ from cloudme.host.run import Programs
 from cloudme.layout import World
 from cloudme.model.machine import Access, Disk, Machine, Shape
 from cloudme.model.names import Name
-from cloudme.model.share import Share
+from cloudme.model.share import TAG_MAX, Share
 from cloudme.operations import sharing as sharing_operation
 from cloudme.qemu import hardware, launch, virtiofs
 from cloudme.store import Store
@@ -91,6 +91,17 @@ def test_virtiofsd_is_confined_lives_beside_its_machine_and_ends_with_it(real: q
 
 
 @pytest.mark.usefixtures("served")
+def test_a_tag_may_be_longer_than_what_is_left_of_a_sockets_path(real: qemu.Qemu, place: launch.Place) -> None:
+    run = os.path.join(place.run, "r" * (layout.SOCKET_PATH_BYTES - len(place.run) - len("/identity") - 2))
+    os.mkdir(place.run)
+    tag = "t" * TAG_MAX
+    made = machine(place)
+    made = dataclasses.replace(made, shares=(dataclasses.replace(made.shares[0], tag=tag),))
+    real.start(launch.of(made, dataclasses.replace(place, run=run)))
+    assert index.served(layout.share(run, tag))
+
+
+@pytest.mark.usefixtures("served")
 def test_one_that_was_killed_is_noticed_and_the_next_start_has_another(real: qemu.Qemu, place: launch.Place) -> None:
     real.start(launch.of(machine(place), place))
     lock = layout.share(place.run, "data")
@@ -129,6 +140,9 @@ ways = {
     "out to write": lambda: open(f"{outside}/secret", "w").close(),
     "out by a link": lambda: open(f"{inside}/up").close(),
     "out by a move": lambda: os.rename(f"{inside}/note", f"{outside}/note"),
+    "mode": lambda: os.chmod(f"{inside}/note", 0o4755),
+    "owner": lambda: os.chown(f"{inside}/note", os.geteuid(), os.getegid()),
+    "times": lambda: os.utime(f"{inside}/note"),
     "passwords": lambda: open("/etc/shadow").close(),
 }
 found = {}
@@ -155,8 +169,10 @@ def test_what_took_a_virtiofsd_over_gets_at_the_share_and_no_more(place: launch.
     program = virtiofs.Program(path="/usr/bin/python3", old=True, uid=os.geteuid(), gid=os.getegid())
     found = json.loads(Programs()(["/usr/bin/python3", "-I", "-c", TRIES, folder.source, place.folder],
                                   confinement=sharing.confinement(folder, program)))
-    assert [name for name, done in found.items() if done] == (
-        [] if readonly else ["make", "folder", "rename", *(["give"] if root else []), "remove"])
+    assert [name for name, done in found.items() if done] == [
+        *([] if readonly else ["make", "folder", "rename", *(["give"] if root else []), "remove"]),
+        *([] if readonly and root else ["mode", "owner", "times"])]
+    Path(folder.source, "after").touch()
 
 
 @pytest.mark.parametrize("readonly", [False, True])

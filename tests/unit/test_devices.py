@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cloudme import layout, notes, passthrough, warm
-from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, PeerError, UsageError
+from cloudme.errors import Busy, CloudMeError, HostUnavailable, NotPermitted, PeerError, StoreError, UsageError
 from cloudme.formats import records
 from cloudme.layout import World
 from cloudme.model import identity
@@ -238,10 +238,23 @@ def test_what_cannot_be_given_back_stays_noted_and_the_rest_goes_on(site: Site) 
     assert site.drivers == ["pcieport", "nouveau", "vfio-pci"]
     assert [entry["address"] for entry in site.noted(one)["bound"]] == [SOUND]
     other = site.machine("web01", uuid=UUID2)
-    assert site.start(other) == ["start web01 (tcg)"]  # others start all the same
+    assert site.start(other) == ["start web01 (tcg)"]  # others start all the same, stop, and start again
+    site.stop(other, again=True)
+    assert any("unbind" in words for words in site.said)
+    site.stop(other)
     site.sysfs.stubborn = set()
     passthrough.sweep(site.host, site.world)
     assert site.drivers == BEFORE
+
+
+def test_notes_that_cannot_be_read_keep_no_other_device(site: Site) -> None:
+    one = site.machine("web00", GPU, SOUND, uuid=UUID2)
+    site.start(one)
+    Path(site.world.loan(UUID)).write_text("{", encoding="ascii")
+    site.stop(one)
+    assert site.drivers == BEFORE
+    with pytest.raises(StoreError):
+        passthrough.sweep(site.host, site.world)
 
 
 def test_who_is_about_to_start_is_not_taken_for_dead(site: Site) -> None:
@@ -262,6 +275,16 @@ def test_who_is_about_to_start_is_not_taken_for_dead(site: Site) -> None:
         eth0=Link(name="eth0", addresses=(IPv4Interface("192.0.2.7/24"),)))), Busy, "eth0 is up, with 192.0.2.7/24"),
     ([OTHER], lambda site: site.sysfs.device(OTHER, driver="e1000e", group="8", cards=["eth0"]), Busy,
      "eth0 is in another network namespace"),
+    ([OTHER], lambda site: (site.sysfs.device(OTHER, driver="e1000e", group="8", cards=["eth0"]), site.net.known.update(
+        {"eth0": Link(name="eth0"), "eth0.10": Link(name="eth0.10", kind="vlan", vlan=10, parent="eth0")})), Busy,
+     "eth0 is up and below eth0.10"),
+    ([OTHER], lambda site: (site.sysfs.device(OTHER, driver="virtio-pci", group="8"),
+                            site.sysfs.deep_card(OTHER, "virtio0", "eth0"),
+                            site.net.known.update(eth0=Link(name="eth0", master="br0"))), Busy,
+     "eth0 is up and in br0"),
+    ([OTHER], lambda site: (site.sysfs.device(OTHER, driver="igb", group="8"), Path(
+        site.sysfs.top, "sys/devices/pci0000:00", OTHER, "sriov_numvfs").write_text("2\n")), Busy,
+     "2 virtual functions of it would go"),
     ([OTHER], lambda site: (site.sysfs.device(OTHER, driver="ahci", group="8", disks=["sda"]),
                             site.sysfs.claimed.add("sda")), Busy, "the disk sda is in use"),
 ])

@@ -189,11 +189,30 @@ def test_a_folder_that_is_missing_is_refused_and_so_is_what_is_none(tmp_path: Pa
 def test_what_goes_with_a_machine_is_not_shared(store: Store, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.symlink_to(store.world.machines)
-    for source in (store.world.machine("web00"), store.world.run, str(mine / "web00/data")):
+    for source in (store.world.machine("web00"), store.world.run, store.world.forks, str(mine / "web00/data")):
         with pytest.raises(UsageError, match="cloudMe's own"):
             folders.making(store.world, [dataclasses.replace(DATA, source=source, mode=0o700)])
     beside = dataclasses.replace(DATA, source=f"{store.world.machines}2", mode=0o700)
     assert len(folders.making(store.world, [beside])) == 1
+
+
+def test_what_is_within_what_a_guest_may_change_is_not_shared_again(store: Store, tmp_path: Path) -> None:
+    outer, inner = (dataclasses.replace(DATA, source=str(tmp_path / path), mount_point=f"/{path}", tag=path[-1])
+                    for path in ("a", "a/b"))
+    os.makedirs(inner.source)
+    os.symlink("/etc", f"{outer.source}/out")
+    out = dataclasses.replace(inner, source=f"{outer.source}/out")
+    for pair in ([outer, inner], [inner, outer], [outer, out]):
+        with pytest.raises(UsageError, match="is within"):
+            folders.making(store.world, pair)
+    safe = dataclasses.replace(outer, readonly=True)
+    assert folders.making(store.world, [safe, inner]) == folders.making(store.world, [outer, outer]) == []
+    whose = dataclasses.replace(machine("web09"), shares=(outer,))
+    os.makedirs(store.folder(whose))
+    store.publish(whose)
+    with pytest.raises(UsageError, match="is within"):
+        folders.making(store.world, [inner])
+    assert folders.making(store.world, [inner], of=dataclasses.replace(whose, shares=(inner,))) == []
 
 
 @pytest.fixture
@@ -294,7 +313,7 @@ def test_a_clone_of_memory_mounts_by_its_agent_and_is_undone_where_it_cannot(sto
     host.qemu.kill(layout.lock(store.folder(made)))
     agent.ended["nofail"] = Ended(status=4, stdout=b"", stderr=b"mount: unknown filesystem type '9p'\n")
     with pytest.raises(CommandFailed, match="unknown filesystem type"):
-        instantiate(store, host, dataclasses.replace(one, source=str(tmp_path)))
+        instantiate(store, host, dataclasses.replace(one, source=str(tmp_path / "beside")))
     assert store.machines() == [made]
 
 
