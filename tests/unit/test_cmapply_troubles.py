@@ -28,6 +28,8 @@ from tests.unit.test_warm import make as warm_up
 
 __all__ = ["files", "lab", "root"]
 
+OTHER = "machines: {other: {template: debian, autostart: false}}"
+
 
 # other machines
 
@@ -199,8 +201,8 @@ def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monk
     assert ended.status == 130 and lab.kept == [True]
     assert lab.runs() == {"db"}
     assert list(lab.notes()["machines"]) == ["db"] and lab.notes()["vlans"] == ["lan", "dmz"]
-    assert lab.well("machines: {}", "--prune", "-y") == {}
-    assert lab.store.machines() == [] and lab.store.networks() == []
+    assert lab.well(OTHER, "--prune", "-y") == {"other": "made"}
+    assert [one.name for one in (*lab.store.machines(), *lab.store.networks())] == ["other", "default"]
 
 
 def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +338,7 @@ def test_somebody_is_asked_before_a_disk_is_lost(lab: Lab, monkeypatch: pytest.M
 
     monkeypatch.setattr(cli, "confirmed", no)
     before = lab.everything()
-    assert lab.apply("machines: {}", "--prune").status == 64
+    assert lab.apply(OTHER, "--prune").status == 64
     assert asked == ["Destroy db, web00, web01, VLAN lan, VLAN dmz, with their disks?"]
     assert lab.everything() == before
 
