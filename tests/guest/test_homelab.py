@@ -148,10 +148,10 @@ def lab(cloud: Cloud, warm: str) -> Iterator[Lab]:
         assert found == dict.fromkeys(ADDRESSES, "made, started, configured")
         yield it
     finally:
-        (folder / "empty.yaml").write_text("", encoding="utf-8")
         names = [name for name, one in cloud.machines().items() if one["group"] == "homelab"]
         cloud.call("vmstop", "-d", "-y", "--timeout", "1", *names)
-        cloud.call("cmapply", str(folder / "empty.yaml"), "--prune", "-y")
+        for name in ("management", "services"):
+            cloud.call("cmnet", "delete", name)
 
 
 def test_six_machines_answer_and_the_second_time_nothing_changes(lab: Lab) -> None:
