@@ -136,7 +136,7 @@ def lab(cloud: Cloud, warm: str) -> Iterator[Lab]:
     folder = Path(cloud.home, "lab")
     folder.mkdir()
     text = (ROOT / "examples/homelab.yaml").read_text(encoding="utf-8")
-    for old, new in (("/var/lib/microvms", f"{folder}/shared"), ("networks:\n", "networks:\n  vlan_mode: bridges\n"),
+    for old, new in (("/var/lib/microvms", f"{folder}/shared"), ("vlan_mode: filtering", "vlan_mode: bridges"),
                      ("hosts:\n", "hosts:\n  playbook: listen.yml\n")):
         assert old in text
         text = text.replace(old, new)
