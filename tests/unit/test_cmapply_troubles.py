@@ -202,7 +202,8 @@ def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monk
     assert lab.runs() == {"db"}
     assert list(lab.notes()["machines"]) == ["db"] and lab.notes()["vlans"] == ["lan", "dmz"]
     assert lab.well(OTHER, "--prune", "-y") == {"other": "made"}
-    assert [one.name for one in (*lab.store.machines(), *lab.store.networks())] == ["other", "default"]
+    assert [machine.name for machine in lab.store.machines()] == ["other"]
+    assert [network.name for network in lab.store.networks()] == ["default"]
 
 
 def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
