@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def settle(work: Bringing, outcomes: Sequence[Outcome]) -> None:
-    """Await those that were started; configure those whose playbook is new."""
+    """Await those that were started, or that others are about to wait for: a call before this one may have been
+    interrupted. Configure those whose playbook is new."""
     site = work.site
     if work.wishes.dry_run:
         for outcome in outcomes:
@@ -27,7 +28,7 @@ def settle(work: Bringing, outcomes: Sequence[Outcome]) -> None:
                 work.voice.show(f"apply {outcome.playbook} to {outcome.planned.name}")
         return
     on = [outcome for outcome in outcomes if outcome.record and site.store.is_running(outcome.record)
-          and ("started" in outcome.did or outcome.playbook)]
+          and ("started" in outcome.did or outcome.playbook or _needed(work, outcome))]
     machines = [there(outcome) for outcome in on]
     errors = readiness.each(
         site.host, site.store, [(machine, "ssh" if machine.address else "booted") for machine in machines],
@@ -37,6 +38,12 @@ def settle(work: Bringing, outcomes: Sequence[Outcome]) -> None:
     for book in sorted({outcome.playbook for outcome in on} - {""}):
         work.together([one for one in on if one.fit and one.playbook == book],
                       lambda mine: _configure(work, mine))
+
+
+def _needed(work: Bringing, outcome: Outcome) -> bool:
+    """Whether one that depends on it is about to start."""
+    return any(outcome.planned.entry in work.waits[other.planned.entry] and work.wanted_on(other)
+               and not (other.record and work.site.store.is_running(other.record)) for other in work.outcomes)
 
 
 def playbook(work: Bringing, one: Planned, record: Machine | None) -> str:

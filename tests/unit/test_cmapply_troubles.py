@@ -8,17 +8,20 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloudme import cli, layout, seed, shared
 from cloudme.errors import UsageError
 from cloudme.layout import World
+from cloudme.model.machine import Machine
 from cloudme.model.names import DefinitionName, Name
 from cloudme.model.network import Network
-from cloudme.model.ports import HostReport
+from cloudme.model.ports import Host, HostReport
 from cloudme.operations import readiness
 from cloudme.store import Store
 from tests.unit.labs import REALM, SETTINGS, TWO, Lab, by_hand, lab, one
@@ -204,6 +207,27 @@ def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monk
     assert lab.well(OTHER, "--prune", "-y") == {"other": "made"}
     assert [machine.name for machine in lab.store.machines()] == ["other"]
     assert [network.name for network in lab.store.networks()] == ["default"]
+
+
+def test_who_was_not_awaited_is_before_others_start(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readiness, "each", interrupted)
+        lab.apply(TWO)
+    awaited: list[set[str]] = []
+    each = readiness.each
+
+    def told(host: Host, store: Store, goals: Sequence[tuple[Machine, str]], **more: Any) -> Any:
+        awaited.append({machine.name for machine, _ in goals})
+        return each(host, store, goals, **more)
+
+    monkeypatch.setattr(readiness, "each", told)
+    assert lab.well(TWO) == {"db": "ok", "web00": "made, started", "web01": "made, started"}
+    assert awaited == [{"db"}, {"web00", "web01"}]
+    lab.well(TWO)
+    assert awaited[2:] == [set(), set()]
 
 
 def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
