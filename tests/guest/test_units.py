@@ -98,7 +98,7 @@ def _volumes(host: Booted, image: str) -> None:
     mac = json.loads(host.run("vmcat", "--json", "web"))[0]["connections"][0]["mac"]
     values = {
         "name": "web", "fqdn": "web.lan", "user": "debian", "instance_id": ID, "public_keys": [said["key.pub"].strip()],
-        "host_key_private": said["host_key"], "host_key_public": said["host_key.pub"].strip(),
+        "bootcmd": [], "host_key_private": said["host_key"], "host_key_public": said["host_key.pub"].strip(),
         "cards": [{"mac": mac, "domain": "lan", "gateway": GATEWAY, "dns": [GATEWAY], "address": f"{ADDRESS}/24"}]}
     seed = folder / "seed.iso"
     IsoWriter().write(str(seed), seeds.LABEL, {
