@@ -40,6 +40,7 @@ def packed() -> bytes:
 
 @pytest.fixture
 def name(cloud: Cloud, warm: str) -> Iterator[str]:
+    cloud.run("vmwarm", warm)  # whoever upgraded the template has taken its RAM image
     (name,) = cloud.run("vminstantiate", "-n", warm, "-g", "vlans", "--name", "lab", "--instant").split()
     try:
         yield name
