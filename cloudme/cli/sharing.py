@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from cloudme import cli, folders, layout
 from cloudme.cli import selection
-from cloudme.errors import UsageError
 from cloudme.model import share
 from cloudme.model.machine import Machine
 from cloudme.model.ports import Host
@@ -36,9 +35,6 @@ def tell_kind(args: argparse.Namespace, host: Host, shares: Sequence[Share]) -> 
 
 def update(args: argparse.Namespace) -> None:
     """vmupdate --share, --no-share."""
-    if args.pubkey_path or args.ip or args.user_data or args.limit or args.ports or args.now:
-        raise UsageError("shares go alone: they change at once, or when the machine starts",
-                         hint="vmupdate NAME --share SOURCE:MOUNT")
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
     new = sharing.changed(machine, [_absolute(text) for text in args.share or ()], args.no_share or ())
