@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Interface
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cloudme import index, layout, shared
 from cloudme.disk import reported as reported
@@ -209,6 +209,11 @@ class Store(Networks):
                                (layout.MAC, machine.nics[0].mac), (layout.DISPLAY, display)):
                 write_atomic(os.path.join(self.folder(machine), file), f"{word}\n")
         write_atomic(self.world.machine_record(machine.name), records.dump(machine), mode=PRIVATE)
+
+    def amend(self, name: str, **fields: Any) -> None:
+        """Write some fields of a machine's record anew; others keep what somebody may have changed meanwhile."""
+        with self.locked():
+            self.publish(dataclasses.replace(self.machine(name), **fields))
 
     def machine(self, name: str) -> Machine:
         return read(self.world.machine_record(name), records.machine, f"no machine '{name}'",

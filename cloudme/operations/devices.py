@@ -46,5 +46,4 @@ class Change:
         self._write(self.old)
 
     def _write(self, machine: Machine) -> None:
-        with self.store.locked():
-            self.store.publish(dataclasses.replace(self.store.machine(machine.name), devices=machine.devices))
+        self.store.amend(machine.name, devices=machine.devices)

@@ -56,8 +56,7 @@ class Limit:
         self._make(host, self.new, self.old)
 
     def _make(self, host: Host, old: Machine, new: Machine) -> None:
-        with self.store.locked():  # a fork may have given it other disks meanwhile
-            self.store.publish(dataclasses.replace(self.store.machine(new.name), limits=new.limits))
+        self.store.amend(new.name, limits=new.limits)
         self.held = self.store.is_running(new) and host.groups.change(self._difference(old, new))
 
     def _difference(self, old: Machine, new: Machine) -> Group:

@@ -39,6 +39,5 @@ class Reopen:
         self._make(host, self.old)
 
     def _make(self, host: Host, machine: Machine) -> None:
-        with self.store.locked():  # somebody may have changed something else of it
-            self.store.publish(dataclasses.replace(self.store.machine(machine.name), ports=machine.ports))
+        self.store.amend(machine.name, ports=machine.ports)
         between.refresh(host, self.store)

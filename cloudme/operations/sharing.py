@@ -71,9 +71,7 @@ class Change:
     def _write(self, host: Host, machine: Machine) -> None:
         if machine.access.seeded:
             seed.write(host, self.store, machine, self.store.networks_of(self.settings, [machine]))
-        with self.store.locked():  # a fork may have given it other disks meanwhile
-            self.store.publish(dataclasses.replace(
-                self.store.machine(machine.name), shares=machine.shares, seed_id=machine.seed_id))
+        self.store.amend(machine.name, shares=machine.shares, seed_id=machine.seed_id)
 
 
 @dataclass(slots=True)
