@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from cloudme import index, layout, shared
 from cloudme.errors import AlreadyExists, NotPermitted, UsageError
-from cloudme.layout import World
 from cloudme.model import identity
 from cloudme.model.machine import Machine, Nic, Port
 from cloudme.model.names import Name
@@ -83,8 +82,7 @@ def addresses(store: Store, network: Network, count: int, but: Sequence[str] = (
     """
     worlds = [store.world]
     if network.shared:
-        worlds += [World(data=store.world.data, run=store.world.run, config=store.world.config, realm=realm)
-                   for realm in ("", *index.names(os.path.join(store.world.data, "realms")))]
+        worlds += [store.world.beside(realm) for realm in ("", *index.names(os.path.join(store.world.data, "realms")))]
     taken = {address for world in worlds for address in Networks(world).owners(network.name)}
     return shared.free(network, taken | set(but), count)
 

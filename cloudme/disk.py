@@ -55,6 +55,21 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def alone(path: str, busy: str) -> Iterator[None]:
+    """Nobody else is in such a block meanwhile. Raises Busy, in these words, where somebody is."""
+    with reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            fd = take_lock(path)
+        except Busy:
+            raise Busy(busy, hint="try again") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
 def take_lock(path: str, *, shared: bool = False) -> int:
     """Take the OFD lock on `path` and return its descriptor, which holds it until the last copy is closed.
 

@@ -299,8 +299,7 @@ def _taken(host: Host, store: Store, machines: Sequence[Machine]) -> dict[str, s
     world, own = store.world, {machine.uuid for machine in machines}
     found: dict[str, str] = {}
     for whole, machine in everywhere(world, lambda it: bool(it.devices) and it.uuid not in own).items():
-        realm = whole.rpartition("/")[0]
-        folder = World(data=world.data, run=world.run, config=world.config, realm=realm).machine(machine.name)
+        folder = world.beside(whole.rpartition("/")[0]).machine(machine.name)
         if index.held(layout.lock(folder)):
             found |= dict.fromkeys(groups(host, machine), whole)
     return found

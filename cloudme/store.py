@@ -353,11 +353,8 @@ def _host_seed() -> str:
 
 def everywhere(own: World, wanted: Callable[[Machine], bool]) -> dict[str, Machine]:
     """By name, in every realm of the home; in a named one by 'realm/name'."""
-    home = World(data=own.data, run=own.run, config=own.config)
-    worlds = [("", home)] + [
-        (f"{realm}/", World(data=home.data, run=home.run, config=home.config, realm=realm))
-        for realm in index.names(os.path.join(home.data, "realms"))
-    ]
+    worlds = [("", own.beside(""))] + [
+        (f"{realm}/", own.beside(realm)) for realm in index.names(os.path.join(own.data, "realms"))]
     return {prefix + machine.name: machine for prefix, world in worlds
             for machine in Store(world).machines() if wanted(machine)}
 

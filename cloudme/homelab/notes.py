@@ -7,15 +7,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cloudme.errors import Busy, NotFound, StoreError
+from cloudme.disk import alone
+from cloudme.errors import NotFound, StoreError
 from cloudme.formats import homelab as homelab_format
 from cloudme.model.homelab.checks import FILES
 from cloudme.model.homelab.nouns import Declared, Defaults, Homelab
-from cloudme.store import Store, reported, take_lock, write_atomic
+from cloudme.store import Store, reported, write_atomic
 
 VERSION = 1
 Given = TypeVar("Given", Declared, Defaults)
@@ -71,20 +73,9 @@ def write(store: Store, notes: Notes) -> None:
     write_atomic(path, text)
 
 
-@contextlib.contextmanager
-def locked(store: Store) -> Iterator[None]:
+def locked(store: Store) -> AbstractContextManager[None]:
     """Raises Busy where somebody else applies a file here."""
-    path = store.world.homelab_lock
-    with reported(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            fd = take_lock(path)
-        except Busy:
-            raise Busy("somebody else applies a file here", hint="try again") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
+    return alone(store.world.homelab_lock, "somebody else applies a file here")
 
 
 def merged(

@@ -22,7 +22,6 @@ from cloudme.disk import reported, sync_folder
 from cloudme.errors import Busy, NotPermitted
 from cloudme.formats import qcow2
 from cloudme.formats.definitions import Site
-from cloudme.layout import World
 from cloudme.model.definitions.nouns import Kind, Merged, Storage, Volume
 from cloudme.model.ports import Host
 from cloudme.model.units import human
@@ -336,8 +335,7 @@ def _elsewhere(site: Site, machine: Merged, place: Place) -> Iterator[tuple[str,
                 yield f"the definition '{other.name}'", place.at(volume.path)
     world = place.store.world
     for whole, one in everywhere(world, lambda _: True).items():
-        realm = whole.rpartition("/")[0]
-        folder = World(data=world.data, run=world.run, config=world.config, realm=realm).machine(one.name)
+        folder = world.beside(whole.rpartition("/")[0]).machine(one.name)
         yield from ((f"the machine '{whole}' of the store", os.path.join(folder, disk.file)) for disk in one.disks)
     for template in place.store.templates():
         yield f"the template '{template.name}'", os.path.join(world.template(template.name), template.disk.file)

@@ -12,9 +12,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 
 from cloudme import between, shared
+from cloudme.disk import alone
 from cloudme.errors import (
     AlreadyExists,
     Busy,
@@ -34,7 +36,7 @@ from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
 from cloudme.operations.networks import changes, sharing, trunks, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
-from cloudme.store import Store, reported, take_lock
+from cloudme.store import Store
 
 BOOTPS = 67
 """RFC 2131: the port of DHCP servers."""
@@ -309,23 +311,12 @@ def _may(host: Host, network: Network | None = None) -> None:
             raise MissingProgram(program, package=package)
 
 
-@contextlib.contextmanager
-def _changing(store: Store, network: Network, transaction: Transaction) -> Iterator[None]:
+def _changing(store: Store, network: Network, transaction: Transaction) -> AbstractContextManager[None]:
     """One change at a time, of all networks that share a bridge. Raises Busy."""
     if transaction.dry_run:
-        yield
-        return
-    path = store.world.network_lock(network.bridge if network.vlan else network.name)
-    with reported(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            fd = take_lock(path)
-        except Busy:
-            raise Busy("somebody else is starting or stopping the network", hint="try again") from None
-    try:
-        yield
-    finally:
-        os.close(fd)
+        return contextlib.nullcontext()
+    return alone(store.world.network_lock(network.bridge if network.vlan else network.name),
+                 "somebody else is starting or stopping the network")
 
 
 def _taps(links: Mapping[str, Link], network: Network) -> list[str]:
