@@ -94,13 +94,13 @@ def _compared(
     """The machine as it is, as it is to be, and what differs. Raises AlreadyExists where it is another one."""
     machine, one = outcome.record, outcome.planned
     assert machine
-    found = site.differences(machine, one)
+    wanted, found = site.compared(machine, one)
     for difference in found:
         diff(f"{one.name}.{difference}")
     if anew := [difference for difference in found if difference.way is Way.anew]:
         raise AlreadyExists(f"there is a machine '{one.name}' of another kind: {', '.join(map(str, anew))}",
                             hint=f"vmstop -d {one.name} destroys it with its disk; then it is made anew")
-    return machine, site.intended(machine, one, new=False), found
+    return machine, wanted, found
 
 
 def _check(site: Site, wanted: Machine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from cloudme import seed
@@ -58,8 +58,12 @@ def left_out(machine: Machine) -> list[str]:
 
 
 def _is_so(site: Site, machine: Machine, one: Planned) -> bool:
+    return _holds(lambda: not site.compared(machine, one)[1])
+
+
+def _holds(question: Callable[[], bool]) -> bool:
     try:
-        return not site.differences(machine, one)
+        return question()
     except CloudMeError:  # a file is gone, or another one
         return False
 
@@ -82,12 +86,12 @@ def _declared(site: Site, machine: Machine, before: Planned | None, vlans: set[N
     declared = before.declared if before else Declared(autostart=None if site.store.is_running(machine) else False)
     nic, files = machine.nics[0] if machine.nics else None, site.store.folder(machine)
     network = nic.network if nic else None
-    if not before or not _same_user_data(site, machine, before):
-        own = seed.own(site.store, machine, seed.USER_DATA)
+    own = seed.own(site.store, machine, seed.USER_DATA)
+    if not before or not _holds(lambda: site.user_data(before) == own):
         declared = dataclasses.replace(declared, user_data=os.path.join(files, seed.USER_DATA) if own else None)
     kernel = machine.kernel and {KERNEL: os.path.join(files, KERNEL), INITRD: os.path.join(
         files, INITRD) if machine.kernel.initrd else None}
-    if kernel and before and declared.kernel and _boots_so(site, machine, before):
+    if kernel and before and declared.kernel and _holds(lambda: not site.boots(machine, before)):
         kernel = {KERNEL: declared.kernel, INITRD: declared.initrd}
     return dataclasses.replace(
         declared, replicas=None, template=machine.template, image=ImageName(machine.image) if machine.image else None,
@@ -110,20 +114,6 @@ def _declared(site: Site, machine: Machine, before: Planned | None, vlans: set[N
         type=None if machine.type == DEFAULT_TYPE else machine.type,
         user=machine.access.user if machine.image else None, limits=machine.limits, isolate=machine.isolate,
         net_rate=machine.net_rate)
-
-
-def _same_user_data(site: Site, machine: Machine, before: Planned) -> bool:
-    try:
-        return site.user_data(before) == seed.own(site.store, machine, seed.USER_DATA)
-    except CloudMeError:
-        return False
-
-
-def _boots_so(site: Site, machine: Machine, before: Planned) -> bool:
-    try:
-        return not site.boots(machine, before)
-    except CloudMeError:
-        return False
 
 
 def _vlans(site: Site, noted: Notes) -> dict[Name, Vlan]:

@@ -104,15 +104,16 @@ class Site:
         seeds.kind(text, one.declared.user_data)
         return text
 
-    def differences(self, machine: Machine, one: Planned) -> list[Difference]:
-        """Between a machine that is there and what the file wants."""
-        found = intent.differences(machine, self.intended(machine, one, new=False))
+    def compared(self, machine: Machine, one: Planned) -> tuple[Machine, list[Difference]]:
+        """A machine that is there as the file wants it, and what differs."""
+        wanted = self.intended(machine, one, new=False)
+        found = intent.differences(machine, wanted)
         for name, path in self.boots(machine, one).items():
             way = Way.restart if machine.kernel else Way.anew
             found.append(Difference(name, "another file" if machine.kernel else "not set", path, way))
         if self.user_data(one) != seed.own(self.store, machine, seed.USER_DATA):
             found.append(Difference("user_data", "another text", one.declared.user_data or "not set", Way.restart))
-        return found
+        return wanted, found
 
     def boots(self, machine: Machine, one: Planned) -> dict[str, str]:
         """What the file wants it to boot, and that it does not: kernel, initrd -> the file. Raises NotFound."""

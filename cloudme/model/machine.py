@@ -327,4 +327,3 @@ class CloneRequest:
     shares: tuple[Share, ...] = ()
     name: Name | None = None
     user_data: str = ""
-    devices: tuple[str, ...] = ()

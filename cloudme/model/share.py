@@ -10,7 +10,7 @@ from posixpath import normpath
 from cloudme.errors import AlreadyExists, UsageError
 
 TAG_MAX = 31
-"""What virtio-9p takes; virtiofs takes 36 bytes (VIRTIO 1.2, 5.11.4)."""
+"""What virtio-9p takes (QEMU, hw/9pfs/9p.h: MAX_TAG_LEN with its NUL); virtiofs takes 36 bytes (VIRTIO 1.2, 5.11.4)."""
 SHARES_MAX = 8
 """The functions of a PCI slot."""
 

@@ -149,7 +149,7 @@ def _machine(
         name=name, uuid=uuid, group=request.group, type=request.type, template=template.name, shape=shape,
         disks=(Disk(file=disk_file(), size_bytes=template.disk.size_bytes), *extra),
         nics=nics, access=template.access, created=created, isolate=request.isolate, net_rate=request.net_rate,
-        limits=request.limits, ports=request.ports, shares=request.shares, devices=request.devices,
+        limits=request.limits, ports=request.ports, shares=request.shares,
     )
 
 

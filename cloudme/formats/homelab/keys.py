@@ -13,7 +13,6 @@ from cloudme.formats import values
 from cloudme.formats.homelab.complaints import Reader
 from cloudme.formats.homelab.table import Convert, Key, Kind, Table, mixed, named, number, parsed, record, several
 from cloudme.model import limits, units
-from cloudme.model.homelab import planned
 from cloudme.model.homelab.nouns import (
     Board,
     Declared,
@@ -25,12 +24,11 @@ from cloudme.model.homelab.nouns import (
     Vlan,
     VlanMode,
 )
-from cloudme.model.machine import MAX_VCPUS, Limits, Shape, login
+from cloudme.model.machine import CID_MAX, CID_MIN, MAX_VCPUS, Limits, Shape, login
 from cloudme.model.names import TEMPLATES, ImageName, Name
 from cloudme.model.network import LINK_NAMES, is_link_name
+from cloudme.model.share import TAG_MAX
 
-CID_MAX = 0xFFFFFFFE
-"""vsock(7): 2^32-1 is any; 0, 1 and 2 are the hypervisor, this host itself and the host of a guest."""
 REPLICAS_MAX = 250
 
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -244,8 +242,8 @@ NETWORKS = Table(noun=Networks, keys=(
 SHARE = Table(noun=Share, keys=(
     Key(name="source", kind=FOLDER, wanted=True, says="the host's folder"),
     Key(name="mount_point", also=("mountPoint",), kind=FOLDER, wanted=True, says="where the machine has it"),
-    Key(name="tag", kind=parsed(_matching(f"[A-Za-z0-9_.-]{{1,{planned.TAG_MAX}}}", "tag of a share"),
-                                f"^[A-Za-z0-9_.-]{{1,{planned.TAG_MAX}}}$", "tag, 31 characters at most"),
+    Key(name="tag", kind=parsed(_matching(f"[A-Za-z0-9_.-]{{1,{TAG_MAX}}}", "tag of a share"),
+                                f"^[A-Za-z0-9_.-]{{1,{TAG_MAX}}}$", "tag, 31 characters at most"),
         says="by which the guest finds it; else made from the mount point"),
     Key(name="readonly", also=("readOnly",), kind=FLAG, says="the machine cannot write to it"),
     Key(name="owner", kind=parsed(_matching(f"{_LOGIN}(:{_LOGIN})?", "owner, as root:kvm is"),
@@ -277,7 +275,7 @@ MACHINE = Table(
         Key(name="mac", kind=MAC, says="its card's address; else made from its name"),
         Key(name="tap_id", also=("tapId",), kind=LINK, says="the host's name of its tap; else vm-NAME"),
         Key(name="hostname", kind=_name("name of a host"), says="what it calls itself; else its name"),
-        Key(name="vsock_cid", also=("vsockCid",), kind=number(3, CID_MAX),
+        Key(name="vsock_cid", also=("vsockCid",), kind=number(CID_MIN, CID_MAX),
             says="its number for vsock (0, 1, 2 are reserved); that of the first of replicas"),
         Key(name="ports", kind=named(_name("name of a port"), mixed(
             _ports, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535},

@@ -14,11 +14,10 @@ from cloudme.model import identity
 from cloudme.model.homelab.nouns import Board, Declared, Defaults, Homelab, Share
 from cloudme.model.names import DEFAULT_TYPE, Name, numbered
 from cloudme.model.network import INTERFACE_NAME_MAX
+from cloudme.model.share import TAG_MAX
 
 GROUP = Name("homelab")
 """The group of machines of which the file says none."""
-TAG_MAX = 31
-"""QEMU, hw/9pfs/9p.h: MAX_TAG_LEN with its NUL; virtiofs has 36."""
 HANGS_MIB = 2048
 """With just so much a machine of type microvm hangs (microvm.nix, issue 171)."""
 TOGETHER = (("template", "image"), ("vlan", "network"))
