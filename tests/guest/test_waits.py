@@ -92,7 +92,7 @@ def test_a_dead_dnsmasq_is_named_and_started_again(cloud: Cloud, guest: str) -> 
 
 
 def test_a_qemu_that_goes_ends_the_wait_at_once(cloud: Cloud, guest: str) -> None:
-    (name,) = cloud.run("vminstantiate", "-n", "debian", "-g", "waits", "--name", "doomed").split()
+    (name,) = cloud.run("vminstantiate", "--cold", "-n", "debian", "-g", "waits", "--name", "doomed").split()
     wait = cloud.popen("vmwait", "-v", name, "--timeout", "300", stderr=subprocess.PIPE)
     assert wait.stderr is not None
     wait.stderr.readline()  # it is at it
