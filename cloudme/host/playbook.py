@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +70,7 @@ class Ansible:
         _program()
         if self._run.find("ssh") is None:
             raise MissingProgram("ssh", package="openssh-client")
-        heard = Heard(say)
+        heard = Heard(playbook, say)
         with self._folder() as (folder, env):
             result = ansible_runner.run(
                 private_data_dir=folder, project_dir=os.path.dirname(playbook), playbook=playbook,
@@ -111,27 +110,39 @@ class Heard:
     """What counts in the events of one run.
 
     said:   host -> the message of the last task that failed there. stats: of the end: 'ok' -> host -> how many tasks.
-    words:  Ansible's own last lines, outside of tasks.
+    words:  Ansible's own lines, outside of tasks; from its last error on, once there is one.
     """
 
+    playbook: str
     say: Callable[[str], None]
     said: dict[str, str] = field(default_factory=dict)
     stats: dict[str, dict[str, int]] = field(default_factory=dict)
-    words: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    words: list[str] = field(default_factory=list)
 
     def event(self, event: Mapping[str, Any]) -> bool:
         """Called by ansible-runner; False: the event shall not be kept in a file."""
         data = event.get("event_data") or {}
         match event["event"]:
             case "runner_on_failed" | "runner_on_unreachable" if not data.get("ignore_errors"):
-                self.said[data["host"]] = f"{data.get('task') or 'a task'}: {_words(data.get('res') or {})}"
+                result = data.get("res") or {}
+                # a 'reason' is why a file could not be included; where, an error has said just before
+                words = self._error() if result.get("reason") else ""
+                self.said[data["host"]] = f"{data.get('task') or 'a task'}: {words or _words(result)}"
             case "playbook_on_task_start":
                 self.say(data.get("task", ""))
             case "playbook_on_stats":
                 self.stats.update(data)
-            case "verbose" if event.get("stdout", "").strip():
-                self.words.append(event["stdout"].strip())
+            case "verbose" | "error":
+                lines = event.get("stdout", "").splitlines()
+                if lines and _ERROR.match(lines[0]):
+                    self.words.clear()
+                self.words += lines
         return False
+
+    def _error(self) -> str:
+        """Ansible's last error, as 'file:line: what'; '' for none."""
+        text = "\n".join(self.words)
+        return _complaint(text, self.playbook) if _ERROR.search(text) else ""
 
     def reports(self, hosts: Sequence[str], status: int | None) -> dict[str, HostReport]:
         return {name: self._report(name, status) for name in hosts}
@@ -143,7 +154,9 @@ class Heard:
         if counted("failures") or counted("dark"):
             return HostReport(status="failed", message=self.said.get(name, "a task failed"))
         if status and not counted("processed"):
-            words = " ".join(self.words) if not self.stats else "the playbook ended before it came to this machine"
+            if self.stats:
+                return HostReport(status="failed", message="the playbook ended before it came to this machine")
+            words = self._error() or " ".join(" ".join(self.words[-TAIL_LINES:]).split())
             return HostReport(status="failed", message=words or f"ansible-playbook ended with {status}")
         return HostReport(status="changed" if counted("changed") else "ok")
 
@@ -152,7 +165,7 @@ def _words(result: Mapping[str, Any]) -> str:
     """What a failing task said, on one line; of a loop, the first item that failed."""
     items = [item for item in result.get("results") or [] if isinstance(item, dict)]
     result = next((item for item in items if item.get("failed") or item.get("unreachable")), result)
-    found = [str(result[key]).strip() for key in ("msg", "stderr", "module_stderr") if result.get(key)]
+    found = [str(result[key]).strip() for key in ("msg", "reason", "stderr", "module_stderr") if result.get(key)]
     if not (result.get("stderr") or result.get("module_stderr")) and result.get("stdout"):
         found.append(str(result["stdout"]).strip())
     return " ".join(" ".join(dict.fromkeys(found)).split()) or "it failed"

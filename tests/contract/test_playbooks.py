@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -217,17 +218,42 @@ def test_ctrl_c_ends_all_playbooks_and_leaves_nothing(guests: Guests, tidy: None
         assert (process.wait(30), process.communicate()[1]) == (130, "test: interrupted\n")
 
 
-@pytest.mark.parametrize(("text", "complaint"), [
+BROKEN = pytest.mark.parametrize(("text", "complaint"), [
     ("- hosts: all\n  tasks:\n    - ansible.builtin.debug: {msg: hi\n", r":[34]: .*YAML"),
     ("- hosts: all\n  tasks:\n    - nosuchmodule: {}\n", r":3: .*nosuchmodule"),
     ("- hosts: all\n  taskz: []\n", r":[12]: .*taskz"), ("hosts: all\n", r":(1:)? .*list"), ("", r": .*mpty"),
     ("- hosts: all\n  roles: [nosuch]\n", r":2: .*nosuch"),
 ])
+
+
+@BROKEN
 def test_a_broken_playbook_is_told_as_file_line_what(tmp_path: Path, tidy: None, text: str, complaint: str) -> None:
     path = tmp_path / "broken.yml"
     path.write_text(text, encoding="ascii")
     with pytest.raises(SpecError, match=str(path) + complaint):
         Ansible(Programs(), str(tmp_path)).check([str(path)])
+
+
+@BROKEN
+def test_a_broken_playbook_that_is_applied_says_the_same(
+    guests: Guests, tidy: None, text: str, complaint: str,
+) -> None:
+    path = guests.folder / "broken.yml"
+    path.write_text(text, encoding="ascii")
+    report = guests.run(str(path))["web00"]
+    assert report.status == "failed" and re.match(str(path) + complaint, report.message)
+
+
+@pytest.mark.parametrize(("task", "message"), [
+    ("include_role: {name: nosuch}", "ansible.builtin.include_role: {}/play.yml:4: the role 'nosuch' was not found"),
+    ("include_tasks: more.yml", "{}/more.yml:1: couldn't resolve module/action 'nosuchmodule'"),
+])
+def test_what_is_included_as_it_runs_and_is_broken_is_told_with_its_place(
+    guests: Guests, tidy: None, task: str, message: str,
+) -> None:
+    (guests.folder / "more.yml").write_text("- nosuchmodule: {}\n", encoding="ascii")
+    report = guests.run(guests.playbook(f"    - ansible.builtin.{task}\n"))["web00"]
+    assert report.status == "failed" and report.message.startswith(message.format(guests.folder))
 
 
 def test_every_broken_playbook_is_told(tmp_path: Path) -> None:
