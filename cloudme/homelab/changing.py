@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 
 from cloudme import claim, monitors
-from cloudme.errors import AlreadyExists, HostUnavailable
+from cloudme.errors import AlreadyExists, CloudMeError, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.site import Site, network_name
 from cloudme.model import identity, limits
-from cloudme.model.homelab.intent import SEEDED, Difference, Way, live
+from cloudme.model.homelab.intent import SEEDED, Difference, Way
 from cloudme.model.machine import Machine
 from cloudme.model.steps import Step, Transaction
 from cloudme.operations import limiting, memory, networks, opening, power, rewriting, sharing
@@ -24,34 +24,51 @@ def change(
     """restart: the machine may be stopped for it; else what needs that is left, and noted as pending.
 
     Raises:  AlreadyExists where it is another machine altogether, and what stands in the way of a change: it is then as
-             it was before, and runs if it did.
+             it was before, and runs if it did; of changes that are made while it runs, the others are made.
     """
     machine, wanted, found = _compared(site, outcome, diff)
     runs = site.store.is_running(machine)
-    plugged = runs and machine.shares != wanted.shares and _plugged(site, machine, wanted)
     rest = [difference for difference in found if difference.way is Way.restart
-            and not (plugged and difference.key == "shares")]
+            and not (difference.key == "shares" and runs and _pluggable(site, machine, wanted))]
     stops = runs and bool(rest) and restart
-    with transaction() as changes:
-        if found and (stops or not runs):
+    if found and (stops or not runs):
+        with transaction() as changes:
             stop = [power.Stop(site.store, machine, site.settings, say)] if stops else []
             plan, machine = _anew(site, outcome, machine, wanted, found)
             if stops and not changes.dry_run:
                 _check(site, machine)
             changes.apply([*stop, *plan])
-            rest = []
-        elif found:
-            before, machine = machine, live(machine, wanted)
-            changes.apply(_at_once(site, before, machine))
-            if plugged:
-                machine = dataclasses.replace(machine, shares=plugged.shares, seed_id=plugged.seed_id)
-                sharing.update(changes, site.store, before, machine, site.settings)
-            if [difference.key for difference in rest] == ["mem"] and (steps := _balloon(site, machine, wanted)):
-                changes.apply(steps)
-                machine, rest = dataclasses.replace(machine, shape=wanted.shape), []
-    _changed(outcome, machine, found, rest, restarts=stops)
-    if found and not changes.dry_run:
+        _changed(outcome, machine, found, restarts=stops)
+    else:
+        _while_it_runs(site, outcome, transaction, wanted, found, rest)
+    if found and not transaction().dry_run:
         networks.refresh_names(site.host, site.store)
+
+
+def _while_it_runs(
+    site: Site, outcome: Outcome, transaction: Callable[[], Transaction], wanted: Machine,
+    found: Sequence[Difference], rest: list[Difference],
+) -> None:
+    """Each change by itself. Raises the error of the first that fails, with the words of the others', after all."""
+    assert outcome.record
+    machine, done, errors = outcome.record, [], list[CloudMeError]()
+    resizes = [difference.key for difference in rest] == ["mem"]
+    for keys, make in LIVE.items():
+        mine = [one for one in found if one.key in keys and (resizes or one not in rest)]
+        if mine:
+            try:
+                with transaction() as changes:
+                    before, machine = machine, make(site, changes, machine, wanted)
+                done += mine if machine is not before else []
+            except CloudMeError as error:
+                errors.append(error)
+    outcome.record, outcome.pending = machine, [one for one in rest if one not in done]
+    outcome.did += [f"changed {one.key}" for one in found if one in done]
+    if errors:
+        for other in errors[1:]:
+            errors[0].message += f"; {other.message}"
+        raise errors[0]
+    outcome.ours = True
 
 
 def exchange(
@@ -83,7 +100,7 @@ def exchange(
                 changes.apply(plan)
                 news.append(new)
     for outcome, new, (machine, _, found) in zip(outcomes, news, compared, strict=True):
-        _changed(outcome, new, found, [], restarts=machine in on)
+        _changed(outcome, new, found, restarts=machine in on)
     if not changes.dry_run:
         networks.refresh_names(site.host, site.store)
 
@@ -110,26 +127,9 @@ def _check(site: Site, wanted: Machine) -> None:
                 site.networks_of(wanted, wanted).values())
 
 
-def _changed(
-    outcome: Outcome, machine: Machine, found: Sequence[Difference], rest: list[Difference], *, restarts: bool,
-) -> None:
-    outcome.record, outcome.pending, outcome.ours, outcome.restarts = machine, rest, True, restarts
-    outcome.did += [f"changed {difference.key}" for difference in found if difference not in rest]
-
-
-def _at_once(site: Site, old: Machine, new: Machine) -> list[Step]:
-    """What takes effect while it runs."""
-    steps: list[Step] = []
-    if new.ports != old.ports:
-        claim.check_ports(new.ports, list(site.networks_of(new, new).values()))
-        steps.append(opening.Reopen(site.store, old, new))
-    if new.limits != old.limits:
-        limits.check(new.limits, new.shape.ram_mib)
-        site.host.groups.check(new.limits, site.store.folder(new))
-        steps.append(limiting.Limit(site.store, old, new, site.settings))
-    if (new.group, new.type) != (old.group, old.type):
-        steps.append(_rewrite(site, old, new, f"group {new.group}, type {new.type}"))
-    return steps
+def _changed(outcome: Outcome, machine: Machine, found: Sequence[Difference], *, restarts: bool) -> None:
+    outcome.record, outcome.ours, outcome.restarts = machine, True, restarts
+    outcome.did += [f"changed {difference.key}" for difference in found]
 
 
 def _rewrite(site: Site, old: Machine, new: Machine, what: str) -> Step:
@@ -137,27 +137,64 @@ def _rewrite(site: Site, old: Machine, new: Machine, what: str) -> Step:
         machine=new, networks=site.networks_of(old, new), what=what))
 
 
-def _plugged(site: Site, old: Machine, wanted: Machine) -> Machine | None:
-    """The machine with shares that it can have while it runs; None where they wait for its next start."""
-    new = dataclasses.replace(old, shares=wanted.shares, seed_id=identity.new_uuid())
-    return None if sharing.why_later(site.host, site.store, old, new) else new
+def _ports(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    new = dataclasses.replace(old, ports=wanted.ports)
+    claim.check_ports(new.ports, list(site.networks_of(new, new).values()))
+    changes.apply([opening.Reopen(site.store, old, new)])
+    return new
 
 
-def _balloon(site: Site, machine: Machine, wanted: Machine) -> Sequence[Step]:
-    """The steps that give a machine that runs its new memory; none where it was started with less, or has no balloon.
+def _limits(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    new = dataclasses.replace(old, limits=wanted.limits)
+    limits.check(new.limits, new.shape.ram_mib)
+    site.host.groups.check(new.limits, site.store.folder(new))
+    changes.apply([limiting.Limit(site.store, old, new, site.settings)])
+    return new
+
+
+def _membership(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    new = dataclasses.replace(old, group=wanted.group, type=wanted.type)
+    changes.apply([_rewrite(site, old, new, f"group {new.group}, type {new.type}")])
+    return new
+
+
+def _with_shares(old: Machine, wanted: Machine) -> Machine:
+    return dataclasses.replace(old, shares=wanted.shares, seed_id=identity.new_uuid())
+
+
+def _pluggable(site: Site, old: Machine, wanted: Machine) -> bool:
+    """Whether it can have its shares while it runs; else they wait for its next start."""
+    return not sharing.why_later(site.host, site.store, old, _with_shares(old, wanted))
+
+
+def _shares(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    new = _with_shares(old, wanted)
+    sharing.update(changes, site.store, old, new, site.settings)
+    return new
+
+
+def _memory(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    """The same machine where it was started with less, or has no balloon: that waits for its next start.
 
     Raises UsageError where its guest uses more than that.
     """
+    size_mib = wanted.shape.ram_mib
     try:
-        most = memory.most(site.host, monitors.of(site.store, machine))
-        if wanted.shape.ram_mib > most:
-            return []
-        whole = dataclasses.replace(machine, shape=dataclasses.replace(machine.shape, ram_mib=most))
-        resize = memory.checked(site.host, site.store, [whole], wanted.shape.ram_mib)
+        most = memory.most(site.host, monitors.of(site.store, old))
+        if size_mib > most:
+            return old
+        whole = dataclasses.replace(old, shape=dataclasses.replace(old.shape, ram_mib=most))
+        resize = memory.checked(site.host, site.store, [whole], size_mib)
     except HostUnavailable:
-        return []
-    new = dataclasses.replace(machine, shape=wanted.shape)
-    return [*resize, _rewrite(site, machine, new, f"{wanted.shape.ram_mib} MiB")]
+        return old
+    new = dataclasses.replace(old, shape=wanted.shape)
+    changes.apply([*resize, _rewrite(site, old, new, f"{size_mib} MiB")])
+    return new
+
+
+LIVE: dict[tuple[str, ...], Callable[[Site, Transaction, Machine, Machine], Machine]] = {
+    ("ports",): _ports, ("limits",): _limits, ("group", "type"): _membership, ("shares",): _shares, ("mem",): _memory}
+"""Keys of the file -> what makes a machine that runs what they say, and returns what it is then."""
 
 
 def _anew(

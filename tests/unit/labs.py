@@ -60,9 +60,9 @@ class Lab:
         self.run, self.net = Nft(), fakes.FakeNet(bridges=set(), known={"eth1": Link(name="eth1")})
         self.qemu, self.playbooks, self.shell = fakes.FakeHypervisor(), fakes.FakePlaybooks(), fakes.FakeShell()
         self.files = fakes.FakeFiles(modes={hardware.VSOCK_DEVICE: 0o20666}, texts={hardware.VSOCK_DEVICE: ""})
-        self.groups, self.units = fakes.FakeGroups(), fakes.FakeUnits()
+        self.groups, self.units, self.agent = fakes.FakeGroups(), fakes.FakeUnits(), fakes.FakeAgent()
         self.host = fakes.host(run=self.run, net=self.net, qemu=self.qemu, playbooks=self.playbooks, shell=self.shell,
-                               files=self.files, groups=self.groups, units=self.units)
+                               files=self.files, groups=self.groups, units=self.units, agent=self.agent)
         self.kept: list[bool] = []
 
         @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from cloudme import seed
 from cloudme.errors import HostUnavailable, PeerError, StoreError
 from cloudme.model.machine import Machine
+from cloudme.model.ports import Ended
+from cloudme.qemu import launch
 from cloudme.store import Store
 from tests import fakes
 from tests.unit.labs import REALM, TWO, Lab, lab, one
+from tests.unit.test_shares_live import Ports
 
 __all__ = ["lab"]
 
@@ -125,15 +129,49 @@ def test_limits_group_and_type_change_while_it_runs(lab: Lab) -> None:
     assert lab.runs() == {"db"} and len(lab.qemu.launches) == 1
 
 
-def test_limits_that_cannot_be_held_are_none(lab: Lab) -> None:
+def test_limits_that_cannot_be_held_are_none_and_hold_nothing_else_back(lab: Lab) -> None:
     lab.well(one())
     lab.groups.lacks = HostUnavailable("no cgroups")
-    for words in ((), ("--restart",)):
-        assert lab.apply(one("limits: {cpus: 1.5}, group: pf1"), *words).status == 69
-        assert lab.machine("db").group == "homelab" and lab.runs() == {"db"}
+    wanted = one("limits: {cpus: 1.5}, group: pf1")
+    ended = lab.apply(wanted)
+    assert (ended.status, lab.told(ended)) == (69, {"db": "changed group, failed"})
+    machine = lab.machine("db")
+    assert (machine.group, machine.limits.cpus, lab.runs()) == ("pf1", None, {"db"})
+    assert lab.notes()["homelab"]["machines"]["db"].get("limits") is None
+    ended = lab.apply(wanted, "--restart")
+    assert (ended.status, lab.told(ended), lab.machine("db")) == (69, {"db": "failed"}, machine)
     lab.stop()
-    assert lab.apply(one("limits: {cpus: 1.5}, group: pf1")).status == 69
-    assert lab.machine("db").group == "homelab"
+    assert lab.apply(one("limits: {cpus: 1.5}, group: pf2")).status == 69
+    assert lab.machine("db") == machine
+
+
+def test_all_that_fails_at_once_is_told(lab: Lab) -> None:
+    lab.well(one("mem: 1G"))
+    lab.groups.lacks = HostUnavailable("no cgroups")
+    lab.qemu.told.balloon = fakes.FakeBalloon(ram=1 << 30, left=1 << 30, used=900 << 20)
+    ended = lab.apply(one("mem: 600, limits: {cpus: 1.5}"))
+    assert ended.status == 69 and "no cgroups; 'db' uses" in ended.stderr
+    assert "needs a restart: mem" in ended.stderr
+
+
+def test_a_share_that_is_in_use_holds_no_other_change_back(lab: Lab) -> None:
+    (lab.folder / "data").mkdir()
+    lab.well(one("mem: 1G, shares: [{source: %s, mount_point: /srv}]" % (lab.folder / "data")))
+    (share,) = before = lab.machine("db").shares
+    folders = [lab.store.folder(lab.machine("db")), lab.store.run_folder(lab.machine("db"))]
+    os.makedirs(folders[1], exist_ok=True)
+    lab.qemu.told = monitor = Ports()
+    monitor.root, monitor.ports["rp1"], monitor.tags = [], ["share-srv"], {"share-srv": "srv"}
+    monitor.chardevs, monitor.balloon = {"fs-srv"}, fakes.FakeBalloon(ram=1 << 30, left=1 << 30)
+    lab.agent.ended["mount"] = Ended(status=5, stdout=b"", stderr=b"/srv: busy\n")
+    with lab.qemu.serve(launch.folder(share, "fs-srv", *folders)):
+        ended = lab.apply(one("mem: 600"))
+    assert (ended.status, lab.told(ended)) == (75, {"db": "changed mem, failed"}) and "/srv: busy" in ended.stderr
+    assert (lab.machine("db").shape.ram_mib, lab.machine("db").shares) == (600, before)
+    assert monitor.balloon.left == 600 << 20 and monitor.ports["rp1"] == ["share-srv"]
+    lab.agent.ended.clear()
+    assert lab.well(one("mem: 600")) == {"db": "changed shares"}
+    assert lab.machine("db").shares == () and monitor.ports["rp1"] == []
 
 
 def test_memory_is_given_back_at_once_and_more_needs_a_restart(lab: Lab) -> None:

@@ -42,7 +42,7 @@ class Ports(fakes.FakeMonitor):
             ports = [{"qdev_id": name, "pci_bridge": {"devices": [{"qdev_id": one} for one in there]}}
                      for name, there in self.ports.items()]
             return [{"devices": [*({"qdev_id": name} for name in self.root), *ports]}]
-        if command == "qom-get":
+        if command == "qom-get" and arguments["property"] in ("tag", "chardev"):
             tag = self.tags[arguments["path"].rpartition("/")[2]]
             return tag if arguments["property"] == "tag" else f"fs-{tag}"
         if command == "device_add":

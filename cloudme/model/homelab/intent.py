@@ -138,11 +138,6 @@ def differences(old: Machine, new: Machine) -> list[Difference]:
             if (before := value(old)) != (after := value(new))]
 
 
-def live(old: Machine, new: Machine) -> Machine:
-    """The old one with what can change at once."""
-    return dataclasses.replace(old, group=new.group, type=new.type, ports=new.ports, limits=new.limits)
-
-
 def _said(key: str, value: Any) -> str:
     if key == "ports":
         return openports.words(value)
