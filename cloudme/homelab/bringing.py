@@ -84,6 +84,10 @@ class Bringing:
             self._exchange()
             for wave in planned.starts(self.homelab):
                 self._wave([outcome for outcome in self.outcomes if outcome.planned.entry in wave])
+        except BaseException:
+            power.tell_off(self.site.store, [settling.there(one) for one in self.outcomes if one.restarts],
+                           self.voice.say)
+            raise
         finally:
             self._note()
         return self.outcomes

@@ -18,6 +18,7 @@ from cloudme.errors import (
     NotPermitted,
     PeerError,
     StoreError,
+    Terminated,
     TimedOut,
     UsageError,
 )
@@ -147,19 +148,32 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill.
 
+    An interrupt cannot take the button back: that is said of who still runs.
+
     again:  they are about to start again, and keep the host's devices that they have.
     """
     own = [machine for machine in machines if not machine.definition]
     defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
         others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
-        host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
-        others.result()
+        try:
+            host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
+            others.result()
+        except (KeyboardInterrupt, Terminated):
+            for name in [machine.name for machine in machines if store.is_running(machine)]:
+                say(f"{name} is powering down: when it is off, vmstart {name}")
+            raise
     for machine in own:
         host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
     passthrough.sweep(host, store.world, besides=own if again else (), own=own, tell=say)
+
+
+def tell_off(store: Store, machines: Iterable[Machine], say: Callable[[str], None]) -> None:
+    """Say which of `machines`, which were to start again, are off."""
+    for name in [machine.name for machine in machines if not store.is_running(machine)]:
+        say(f"{name} is off: vmstart {name}")
 
 
 def _stop_units(host: Host, machines: Sequence[Machine], timeout_s: float, say: Callable[[str], None]) -> None:

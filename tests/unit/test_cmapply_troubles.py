@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cloudme import layout, seed, shared
+from cloudme.cli import wiring
 from cloudme.layout import World
 from cloudme.model.machine import Machine
 from cloudme.model.names import DefinitionName, Name
@@ -254,6 +255,24 @@ def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(
     monkeypatch.setattr(seed, "write", interrupted)
     assert lab.apply(one("hostname: other"), "--restart").status == 130
     assert lab.machine("db") == before and lab.runs() == {"db"}
+
+
+@pytest.mark.parametrize(("when", "words"), [("stop", "is powering down: when it is off, vmstart db"),
+                                             ("start", "is off: vmstart db")])
+@pytest.mark.parametrize("name", ["cmapply", "vmrestart"])
+def test_an_interrupt_that_leaves_a_machine_off_says_so(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, when: str, words: str,
+) -> None:
+    lab.well(one())
+    monkeypatch.setattr(wiring, "host", lambda world: lab.host)
+
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab.qemu, when, interrupted)
+    ended = (lab.apply(one("hostname: other"), "--restart") if name == "cmapply"
+             else lab.command("vmrestart", "db", "--realm", REALM))
+    assert ended.status == 130 and ended.stderr.endswith(f"{name}: db {words}\n{name}: interrupted\n")
 
 
 def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
