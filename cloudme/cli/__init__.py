@@ -278,7 +278,11 @@ def run(prog: str, command: Callable[[Any], int | None], args: object) -> int:
 
         permission = error.errno in (errno.EACCES, errno.EPERM)
         return (errors.NotPermitted if permission else errors.StoreError).exit_status
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ImportError) and (error.name or "cloudme").partition(".")[0] != "cloudme":
+            _complain(prog, f"{sys.executable}: {error}", prog, "sudo make installs cloudMe with all that it needs; "
+                      "a checkout runs by the python3 that is first in PATH")
+            return errors.HostUnavailable.exit_status
         import traceback
 
         traceback.print_exc()

@@ -69,6 +69,19 @@ def test_vmrunning_imports_next_to_nothing(home: Path) -> None:
     assert third_party(modules) == set()
 
 
+def test_a_python_that_lacks_a_package_is_told_as_such(home: Path) -> None:
+    """As ssh's ProxyCommand may be one's, in a checkout."""
+    world = layout.world()
+    os.makedirs(world.machine("web00"))
+    Path(world.machine_record("web00")).write_text(records.dump(machine("web00")), "utf-8")
+    fd = store.take_lock(layout.lock(world.machine("web00")))
+    ended = subprocess.run([sys.executable, "-I", "-S", str(PROGRAMS["vm"]), "--proxy", "web00"], capture_output=True,
+                           text=True, check=False, timeout=60)
+    os.close(fd)
+    assert ended.returncode == 69 and ended.stderr.startswith(f"vm: {sys.executable}: No module named ")
+    assert len(ended.stderr.splitlines()) == 2
+
+
 @pytest.mark.parametrize("words", [["-a"], ["--json"], ["-g", "pf1"], ["--realm", "r1"]])
 def test_vmrunning_with_options_imports_the_standard_library_only(words: list[str]) -> None:
     modules = imported(str(PROGRAMS["vmrunning"]), *words) - by_nothing()
