@@ -8,18 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cloudme.model.homelab.nouns import (
-    Board,
-    Declared,
-    Defaults,
-    Homelab,
-    Networks,
-    PortRange,
-    Share,
-    Vlan,
-    VlanMode,
-)
-from cloudme.model.machine import Limits
+from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, Networks, PortRange, Share, Vlan, VlanMode
+from cloudme.model.machine import Board, Limits
 from cloudme.model.names import ImageName, Name
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True).map(Name)

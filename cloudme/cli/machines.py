@@ -13,7 +13,7 @@ from cloudme.formats import groupfiles, seeds
 from cloudme.model import limits, openports, units
 from cloudme.model.devices import pci_address
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import BOARDS, CMDLINE, INITRD, KERNEL, Kernel, Limits, Machine, Shape
+from cloudme.model.machine import CMDLINE, INITRD, KERNEL, Board, Kernel, Limits, Machine, Shape
 from cloudme.model.names import DEFAULT_GROUP, DEFAULT_TYPE, TEMPLATES, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, address_range
 from cloudme.model.ports import Host
@@ -61,7 +61,7 @@ def _wanted(args: argparse.Namespace, name: Name, settings: Settings) -> machine
         net_rate=units.bit_rate(args.net_rate) if args.net_rate else None,
         limits=limits.changed(Limits(), args.limit) if args.limit else Limits(),
         ports=openports.read(args.ports) if args.ports else None,
-        board=args.machine_type or BOARDS[0], vsock_cid=args.vsock_cid, **_kernel(args),
+        board=args.machine_type or Board.q35, vsock_cid=args.vsock_cid, **_kernel(args),
         shares=sharing.wanted(args.share),
         devices=tuple(map(pci_address, args.device or ())),
     )

@@ -12,9 +12,9 @@ from cloudme.errors import CloudMeError
 from cloudme.homelab.notes import Notes, with_paths
 from cloudme.homelab.site import TRUNK, Site
 from cloudme.model.homelab import nouns, planned
-from cloudme.model.homelab.nouns import Board, Declared, Homelab, PortRange, Vlan, VlanMode
+from cloudme.model.homelab.nouns import Declared, Homelab, PortRange, Vlan, VlanMode
 from cloudme.model.homelab.planned import Planned
-from cloudme.model.machine import INITRD, KERNEL, Machine
+from cloudme.model.machine import INITRD, KERNEL, Board, Machine
 from cloudme.model.names import DEFAULT_TYPE, ImageName, Name
 from cloudme.model.network import DEFAULT_NETWORK, Network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import ip_address
 from typing import Literal
 
@@ -173,8 +174,14 @@ CMDLINE = "root=/dev/vda1 ro console=ttyS0"
 CMDLINE_MAX = 2047
 """What Linux takes on x86 (COMMAND_LINE_SIZE, with its NUL)."""
 
-BOARDS = ("q35", "microvm")
-"""Types of machines: the usual one; one without most of what a PC has (QEMU, docs/system/i386/microvm.rst)."""
+
+class Board(StrEnum):
+    """What QEMU calls a machine's type: the usual one; one without most of what a PC has
+    (QEMU, docs/system/i386/microvm.rst)."""
+
+    q35 = "q35"
+    microvm = "microvm"
+
 
 CID_MIN, CID_MAX = 3, (1 << 32) - 2
 """vsock(7): the last one is any; 0, 1 and 2 are the hypervisor, a host itself and the host of a guest."""
@@ -210,7 +217,7 @@ class Machine:
     elsewhere: the address of a card in a network that is none of ours, for who is defined.
     ports:     those that other networks and the host reach, and no others; None: all.
     vsock_cid: its number for vsock(7), by which the host reaches it without any network.
-    board:     one of BOARDS; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
+    board:     a Board's value; a microvm boots a kernel.   kernel: what it boots; None: its disk's boot loader.
     shares:    folders of the host's that it has, too.
     hostname:  what it calls itself; None: its name.
     devices:   PCI addresses of devices of the host's that it gets whole.
@@ -238,7 +245,7 @@ class Machine:
     definition: DefinitionName | None = None
     elsewhere: str | None = None
     ports: tuple[Port, ...] | None = None
-    board: str = BOARDS[0]
+    board: str = Board.q35
     kernel: Kernel | None = None
     vsock_cid: int | None = None
     shares: tuple[Share, ...] = ()
@@ -248,8 +255,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.vsock_cid is not None and not CID_MIN <= self.vsock_cid <= CID_MAX:
             raise UsageError(f"{self.vsock_cid} is no number of a machine for vsock", hint=f"{CID_MIN} to {CID_MAX}")
-        if self.board not in BOARDS:
-            raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(BOARDS)}")
+        if self.board not in tuple(Board):
+            raise UsageError(f"'{self.board}' is no type of machine", hint=f"there is: {', '.join(Board)}")
         _check_devices(self.devices, self.board)
         if self.board == "microvm" and (self.kernel is None or self.cdrom):
             raise UsageError("a microvm boots a kernel, it has no firmware that finds a disk",

@@ -16,7 +16,7 @@ from cloudme.errors import AlreadyExists, CommandFailed, PeerError, TimedOut, Us
 from cloudme.formats import render
 from cloudme.model import identity, limits
 from cloudme.model.hostconfig import Settings
-from cloudme.model.machine import BOARDS, Access, Disk, Image, Kernel, Limits, Machine, Nic, Port, Shape, disk_file
+from cloudme.model.machine import Access, Board, Disk, Image, Kernel, Limits, Machine, Nic, Port, Shape, disk_file
 from cloudme.model.names import ImageName, Name
 from cloudme.model.network import Network
 from cloudme.model.ports import Ended, Host, Target
@@ -57,7 +57,7 @@ class Wanted:
     net_rate: int | None = None
     limits: Limits = field(default_factory=Limits)
     ports: tuple[Port, ...] | None = None
-    board: str = BOARDS[0]
+    board: str = Board.q35
     kernel: Kernel | None = None
     vsock_cid: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)

@@ -15,8 +15,8 @@ from cloudme.formats import homelab
 from cloudme.formats.homelab import keys
 from cloudme.model.homelab import planned
 from cloudme.model.homelab.checks import Surroundings
-from cloudme.model.homelab.nouns import Board, Homelab, PortRange
-from cloudme.model.machine import Limits
+from cloudme.model.homelab.nouns import Homelab, PortRange
+from cloudme.model.machine import Board, Limits
 from cloudme.model.names import Name
 from tests.conftest import ROOT
 from tests.homelabs import HOMELABS

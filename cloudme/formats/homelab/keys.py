@@ -13,18 +13,8 @@ from cloudme.formats import values
 from cloudme.formats.homelab.complaints import Reader
 from cloudme.formats.homelab.table import Convert, Key, Kind, Table, mixed, named, number, parsed, record, several
 from cloudme.model import limits, units
-from cloudme.model.homelab.nouns import (
-    Board,
-    Declared,
-    Defaults,
-    Homelab,
-    Networks,
-    PortRange,
-    Share,
-    Vlan,
-    VlanMode,
-)
-from cloudme.model.machine import CID_MAX, CID_MIN, MAX_VCPUS, Limits, Shape, login
+from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, Networks, PortRange, Share, Vlan, VlanMode
+from cloudme.model.machine import CID_MAX, CID_MIN, MAX_VCPUS, Board, Limits, Shape, login
 from cloudme.model.names import TEMPLATES, ImageName, Name
 from cloudme.model.network import LINK_NAMES, is_link_name
 from cloudme.model.share import TAG_MAX

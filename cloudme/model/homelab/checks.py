@@ -17,8 +17,9 @@ from cloudme.model import limits
 from cloudme.model.definitions import borrowed
 from cloudme.model.definitions.nouns import HostConfiguration
 from cloudme.model.homelab import intent, planned
-from cloudme.model.homelab.nouns import Board, Homelab, Remark, Severity, VlanMode
+from cloudme.model.homelab.nouns import Homelab, Remark, Severity, VlanMode
 from cloudme.model.homelab.planned import Planned
+from cloudme.model.machine import Board
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.share import SHARES_MAX

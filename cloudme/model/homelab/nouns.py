@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
-from cloudme.model.machine import Limits
+from cloudme.model.machine import Board, Limits
 from cloudme.model.names import ImageName, Name
 
 PREFIX = 24
@@ -21,13 +21,6 @@ class VlanMode(StrEnum):
 
     filtering = "filtering"
     bridges = "bridges"
-
-
-class Board(StrEnum):
-    """What QEMU calls a machine's type."""
-
-    q35 = "q35"
-    microvm = "microvm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from cloudme.model import identity
-from cloudme.model.homelab.nouns import Board, Declared, Defaults, Homelab, Share
+from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, Share
+from cloudme.model.machine import Board
 from cloudme.model.names import DEFAULT_TYPE, Name, numbered
 from cloudme.model.network import INTERFACE_NAME_MAX
 from cloudme.model.share import TAG_MAX
