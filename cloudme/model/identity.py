@@ -37,3 +37,8 @@ def uid(uuid: str) -> int:
     """The number of the user, and of the group, as which root runs the QEMU of a machine. It has no name."""
     digest = hashlib.sha256(f"{uuid}/uid".encode()).digest()
     return UID_MIN + int.from_bytes(digest[:8], "big") % (UID_MAX + 1 - UID_MIN)
+
+
+def short(text: str, length: int) -> str:
+    """The text, or its beginning and five digits of all of it."""
+    return text if len(text) <= length else text[:length - 5] + hashlib.sha256(text.encode()).hexdigest()[:5]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from posixpath import normpath
 
 from cloudme.errors import AlreadyExists, UsageError
+from cloudme.model.identity import short
 
 TAG_MAX = 31
 """What virtio-9p takes (QEMU, hw/9pfs/9p.h: MAX_TAG_LEN with its NUL); virtiofs takes 36 bytes (VIRTIO 1.2, 5.11.4)."""
@@ -58,7 +59,7 @@ class Share:
 
 def tag_of(mount_point: str) -> str:
     """The tag of a share that was given none."""
-    return re.sub("[^A-Za-z0-9_.-]", "-", mount_point.strip("/"))[-TAG_MAX:]
+    return short(re.sub("[^A-Za-z0-9_.-]", "-", mount_point.strip("/")), TAG_MAX)
 
 
 def parsed(text: str) -> Share:

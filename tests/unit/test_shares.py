@@ -44,6 +44,8 @@ PLACE = launch.Place(folder="/data/machines/web00", run="/run/cloudme/web00", ac
     ("/srv/a, b:/srv/data", DATA),
     ("/srv/a, b:/srv/data/", DATA),
     ("/srv/www:/var/www:ro,tag=www", WWW),
+    ("/s:/var/lib/data-of-a-service/with-a-long-name", Share(
+        source="/s", mount_point="/var/lib/data-of-a-service/with-a-long-name", tag="var-lib-data-of-a-service-a00fa")),
     ("/srv/x:/x:owner=root:kvm,mode=0750", Share(source="/srv/x", mount_point="/x", tag="x", owner="root:kvm",
                                                  mode=0o750)),
 ])

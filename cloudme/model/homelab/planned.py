@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -15,7 +13,7 @@ from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, Share
 from cloudme.model.machine import Board
 from cloudme.model.names import DEFAULT_TYPE, Name, numbered
 from cloudme.model.network import INTERFACE_NAME_MAX
-from cloudme.model.share import TAG_MAX
+from cloudme.model.share import tag_of
 
 GROUP = Name("homelab")
 """The group of machines of which the file says none."""
@@ -94,23 +92,17 @@ def _further(address: IPv4Address | None, steps: int) -> IPv4Address | None:
 
 
 def tagged(share: Share) -> Share:
-    words = re.sub("[^A-Za-z0-9_.-]", "-", share.mount_point.strip("/"))
-    return share if share.tag else dataclasses.replace(share, tag=_short(words, TAG_MAX))
+    return share if share.tag else dataclasses.replace(share, tag=tag_of(share.mount_point))
 
 
 def tap(name: str) -> str:
     """The name of a machine's tap: 'vm-vault'."""
-    return _short(f"vm-{name}", INTERFACE_NAME_MAX)
+    return identity.short(f"vm-{name}", INTERFACE_NAME_MAX)
 
 
 def bridge(vlan: str) -> str:
     """The name of a VLAN's bridge, where each has one: 'cm-services'."""
-    return _short(f"cm-{vlan}", INTERFACE_NAME_MAX)
-
-
-def _short(text: str, length: int) -> str:
-    """The text, or its beginning and five digits of all of it."""
-    return text if len(text) <= length else text[:length - 5] + hashlib.sha256(text.encode()).hexdigest()[:5]
+    return identity.short(f"cm-{vlan}", INTERFACE_NAME_MAX)
 
 
 def subnet(homelab: Homelab, vlan: str) -> IPv4Interface | None:
