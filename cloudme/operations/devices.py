@@ -28,22 +28,27 @@ def changed(store: Store, machine: Machine, more: Iterable[str], without: Iterab
     return new
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
-    """Writes the record anew: at the next start the machine gets these devices."""
+    """Writes the record anew: at the next start the machine gets these devices. What was looked at before is looked at
+    again, under the lock of who writes records."""
 
     store: Store
     old: Machine
     new: Machine
+    written: bool = False
 
     def describe(self) -> str:
         return f"let {self.new.name} have {', '.join(self.new.devices) or 'no device'} of the host's"
 
     def do(self, host: Host) -> None:
-        self._write(self.new)
+        with self.store.locked():
+            now = self.store.machine(self.new.name)
+            if now.devices != self.old.devices or self.store.is_running(now):
+                raise Busy(f"somebody else changes '{now.name}', or starts it", hint="try again")
+            self.written = True
+            self.store.publish(dataclasses.replace(now, devices=self.new.devices))
 
     def undo(self, host: Host) -> None:
-        self._write(self.old)
-
-    def _write(self, machine: Machine) -> None:
-        self.store.amend(machine.name, devices=machine.devices)
+        if self.written:
+            self.store.amend(self.old.name, devices=self.old.devices)

@@ -380,6 +380,21 @@ def test_devices_change_while_a_machine_is_off(site: Site) -> None:
         devices.changed(site.store, one, [SOUND], [])
 
 
+def test_who_was_quicker_keeps_what_he_has_written(site: Site) -> None:
+    one = site.machine("web00", GPU)
+    late = devices.Change(site.store, one, devices.changed(site.store, one, [], [GPU]))
+    with Transaction(site.host, print) as transaction:
+        transaction.apply([devices.Change(site.store, one, both := devices.changed(site.store, one, [SOUND], []))])
+    with pytest.raises(Busy, match="somebody else changes 'web00'"), Transaction(site.host, print) as transaction:
+        transaction.apply([late])
+    assert site.store.machine("web00") == both
+    alone = devices.Change(site.store, both, devices.changed(site.store, both, [], [GPU]))
+    site.start(both)
+    with pytest.raises(Busy, match="or starts it"), Transaction(site.host, print) as transaction:
+        transaction.apply([alone])
+    assert site.store.machine("web00") == both
+
+
 def test_vmupdate_takes_addresses_as_lspci_prints_them(command: Callable[..., Ended], home: Path) -> None:
     made("web00")
     store = Store(layout.world())
