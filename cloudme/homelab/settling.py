@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cloudme.errors import Busy
+from cloudme.errors import Busy, CommandFailed
 from cloudme.homelab import notes
 from cloudme.homelab.outcomes import Outcome
 from cloudme.model.homelab.planned import Planned
@@ -63,8 +63,8 @@ def _configure(work: Bringing, outcomes: Sequence[Outcome]) -> None:
         reports = playbooks.configure(site.host, site.store, machines, {machine.type: book for machine in machines},
                                       work.voice.say, proxy)
     for outcome, machine in zip(outcomes, machines, strict=True):
-        if error := playbooks.failed({machine.name: reports[machine.name]}):
-            outcome.error = error
+        if (report := reports[machine.name]).status == "failed":
+            outcome.error = CommandFailed(report.message)
         else:
             work.noted = dataclasses.replace(
                 work.noted, configured={**work.noted.configured, machine.uuid: digest})

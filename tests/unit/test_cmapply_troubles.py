@@ -99,7 +99,7 @@ def test_a_playbook_that_fails_is_tried_again(lab: Lab) -> None:
     lab.playbooks.reports = {"db": HostReport(status="failed", message="task 1: no")}
     ended = lab.apply(text)
     assert (ended.status, lab.told(ended)) == (71, {"db": "made, started, failed", "sql": "made, started, configured"})
-    assert "db: db: task 1: no" in ended.stderr
+    assert "cmapply: db: task 1: no\n" in ended.stderr
     lab.playbooks.reports = {}
     assert lab.well(text) == {"db": "configured", "sql": "ok"}
 
