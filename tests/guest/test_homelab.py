@@ -233,6 +233,29 @@ def test_memory_changes_live_where_there_is_a_balloon_and_the_rest_by_a_restart(
     assert lab.apply()[0] == dict.fromkeys(ADDRESSES, "ok")
 
 
+def test_a_share_that_is_in_use_holds_no_memory_back(lab: Lab) -> None:
+    more, other, text = lab.folder / "shared/more", lab.folder / "other.yaml", lab.file.read_text(encoding="utf-8")
+    more.mkdir()
+    two, count = re.subn(
+        r"    storage:\n      source: (\S+/vault/data)\n(?:      .*\n)*",
+        '    shares:\n'
+        '      - {source: \\1, mount_point: /var/lib/vault, tag: vault-storage, owner: root:kvm, mode: "0755"}\n'
+        f"      - {{source: {more}, mount_point: /srv/more}}\n", text)
+    assert count == 1
+    other.write_text(two, encoding="utf-8")
+    assert lab.apply("vault", file=str(other))[0] == {"vault": "changed shares"}
+    lab.guest("vault", "systemd-run --quiet --unit busy --working-directory=/srv/more sleep 600")
+    other.write_text(text.replace("mem: 512", "mem: 500", 1), encoding="utf-8")
+    said, told, _ = lab.apply("vault", file=str(other), status=75)
+    assert said == {"vault": "changed mem, failed"} and "uses what is to go" in told
+    (status,) = json.loads(lab.cloud.run("vmstatus", "vault", "--json"))
+    assert status["left_bytes"] == 500 * MIB
+    assert lab.guest("vault", "systemctl stop busy; findmnt -no FSTYPE /srv/more") == "virtiofs"
+    assert lab.apply("vault", file=str(other))[0] == {"vault": "changed shares"}
+    assert lab.guest("vault", "findmnt /srv/more; true") == ""
+    assert lab.apply("vault")[0] == {"vault": "changed mem"}
+
+
 def test_a_seventh_machine_is_six_lines(lab: Lab) -> None:
     before = lab.state()
     assert len(SEVENTH.strip("\n").splitlines()) == 6
