@@ -84,10 +84,13 @@ class FakeDownload:
 
 @dataclass
 class FakeIso:
-    written: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """fails: what the next writes raise, in turn; None: nothing."""
+
+    fails: list[BaseException | None] = field(default_factory=list)
 
     def write(self, path: str, label: str, files: Mapping[str, bytes]) -> None:
-        self.written[path] = dict(files)
+        if self.fails and (error := self.fails.pop(0)):
+            raise error
         with open(path, "wb") as file:
             file.write(label.encode())
 

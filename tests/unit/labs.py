@@ -60,9 +60,9 @@ class Lab:
         self.run, self.net = Nft(), fakes.FakeNet(bridges=set(), known={"eth1": Link(name="eth1")})
         self.qemu, self.playbooks, self.shell = fakes.FakeHypervisor(), fakes.FakePlaybooks(), fakes.FakeShell()
         self.files = fakes.FakeFiles(modes={hardware.VSOCK_DEVICE: 0o20666}, texts={hardware.VSOCK_DEVICE: ""})
-        self.groups, self.units = fakes.FakeGroups(), fakes.FakeUnits()
+        self.groups, self.units, self.iso = fakes.FakeGroups(), fakes.FakeUnits(), fakes.FakeIso()
         self.host = fakes.host(run=self.run, net=self.net, qemu=self.qemu, playbooks=self.playbooks, shell=self.shell,
-                               files=self.files, groups=self.groups, units=self.units)
+                               files=self.files, groups=self.groups, units=self.units, iso=self.iso)
         self.kept: list[bool] = []
 
         @contextlib.contextmanager
@@ -73,7 +73,7 @@ class Lab:
                 self.kept.append(kept())
                 raise
 
-        patch.setattr(wiring, "founded", founded)
+        patch.setattr(wiring, "founded", founded)  # where programs get their host from: only a patch gives them fakes
         patch.setattr(wiring, "visiting", lambda world: self.host)
         template(self.store)
         os.makedirs(self.store.world.images)
