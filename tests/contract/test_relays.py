@@ -96,7 +96,7 @@ def test_the_port_keeps_its_promises(
     port.end(way.lock)
     port.end(way.lock)
     assert not index.held(way.lock)
-    monkeypatch.setattr(relays, "PROGRAM", os.devnull)
+    monkeypatch.setattr(relays, "PROGRAM", os.devnull)  # ours never ends at once by itself
     with pytest.raises(PeerError, match="ended"):
         port.start(qemu.way(666), listener)
     qemu.process.kill()

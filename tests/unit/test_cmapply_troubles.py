@@ -310,6 +310,7 @@ def mine(lab: Lab, root: Store, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Likewise in his own realm, beside a network of root's that he may use."""
     store = lab.store
     world = World(data=store.world.data, run=store.world.run, config=store.world.config, realm=REALM, rootless=True)
+    # the network is shared with who runs the tests: where that is root, only a patch makes him an ordinary user
     monkeypatch.setattr(layout, "world", lambda realm=None: world)
     lab.store = Store(world)
     return lab

@@ -166,6 +166,7 @@ def test_what_was_prepared_and_has_no_unit_is_withdrawn_too(
     site: Site, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:
     """Else it could neither be removed nor destroyed: vmdestroy refuses what the store has."""
+    # without --root these are the host's own folders, whatever the environment says
     monkeypatch.setattr(layout, "units", lambda root: str(tmp_path / "units"))
     monkeypatch.setattr(layout, "sysusers", lambda root: str(tmp_path / "users"))
     site.define()

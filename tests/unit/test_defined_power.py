@@ -53,6 +53,7 @@ def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
 def test_a_machine_that_its_definition_runs_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = site.clone()
     site.stop(ours)
+    # a folder of the machine's own user, where nobody but root can make one
     monkeypatch.setattr(identity, "uid", lambda uuid: os.geteuid() if uuid == ours.uuid else 1)
     os.makedirs(f"{layout.machina_run()}/other")
     lock = take_lock(layout.machina_lock("other"))
