@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,9 @@ from cloudme.host import holders, relays, sockets
 from cloudme.host.run import Programs
 from cloudme.model import identity
 from tests import fakes
-from tests.relaying import Qemu, connect, echo, free, server, standing
+from tests.relaying import Qemu, connect, echo, free, qemu, server
 
-
-@pytest.fixture
-def qemu(tmp_path: Path) -> Iterator[Qemu]:
-    with standing(tmp_path) as it:
-        yield it
+__all__ = ["qemu"]
 
 
 def await_free(lock: str) -> None:

@@ -25,6 +25,7 @@ from tests.fakes.qemu import FakeCompanions as FakeCompanions
 from tests.fakes.qemu import FakeEvents as FakeEvents
 from tests.fakes.qemu import FakeHypervisor as FakeHypervisor
 from tests.fakes.qemu import FakeMonitor as FakeMonitor
+from tests.fakes.run import FakeNft as FakeNft
 from tests.fakes.run import FakeRun as FakeRun
 from tests.fakes.systemd import FakeGroups as FakeGroups
 from tests.fakes.systemd import FakeUnits as FakeUnits

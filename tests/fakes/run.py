@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from cloudme.errors import CloudMeError, MissingProgram
+from cloudme.errors import CloudMeError, CommandFailed, MissingProgram
+from cloudme.formats import dhcp
 from cloudme.model.confinement import Confinement
 
 
@@ -70,3 +73,20 @@ class FakeRun:
 
     def find(self, program: str) -> str | None:
         return None if program in self.missing else f"/usr/bin/{program}"
+
+
+class FakeNft(FakeRun):
+    """Likewise, and keeps the rules that nft was given, by table, as that lists them."""
+
+    def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", **more: Any) -> str:
+        if list(argv[:3]) == ["nft", "list", "table"]:
+            if argv[4] not in self.answers:
+                raise CommandFailed("nft failed: No such file or directory")
+            return self.answers[argv[4]]
+        if list(argv[:2]) == ["nft", "-f"]:
+            text = stdin.decode()
+            (name,) = re.findall(r"^delete table \S+ (\S+)$", text, re.MULTILINE)
+            self.answers.pop(name, None)
+            if dhcp.marks(text):
+                self.answers[name] = text
+        return super().__call__(argv, stdin=stdin, **more)

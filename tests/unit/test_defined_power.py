@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +18,10 @@ from cloudme.operations import clones, consoles, exposing, forks, limiting, mach
 from cloudme.store import take_lock
 from tests import fakes
 from tests.conftest import Ended
-from tests.defining import OURS, SETTINGS, Site, defining
+from tests.defining import OURS, SETTINGS, Site, site
 from tests.unit.test_definitions import OTHER
 
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(home / "machina"))
-    with defining(home) as site:
-        yield site
+__all__ = ["site"]
 
 
 # power

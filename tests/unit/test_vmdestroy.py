@@ -315,7 +315,8 @@ def test_a_block_device_is_wiped_by_its_owner(destroy: Destroy, disks: Disks) ->
 
 def test_a_file_that_was_swapped_meanwhile_stays(disks: Disks, host: Host) -> None:
     site, place = disks.read(), destroying.Place(root="", store=Store(layout.world()))
-    plan = destroying.plan(host, site, *site.pick(["vm"]), place, keep_readonly=False)
+    (machine,) = site.pick(["vm"])
+    plan = destroying.plan(host, site, machine, place, keep_readonly=False)
     volume = disks.data / "raw/vm/os/os.raw"
     volume.rename(disks.data / "raw/vm/os/kept.raw")
     volume.write_bytes(b"new")
