@@ -265,7 +265,11 @@ def test_the_way_of_keeping_vlans_apart_changes_while_machines_are_off(lab: Lab)
 def test_a_network_that_cannot_be_had_fails_its_machines_alone(lab: Lab) -> None:
     lab.net.vlans = False
     text = one().replace("machines:", "machines:\n  own: {template: debian}")
+    before = lab.everything()
+    dry = lab.apply(text, "--dry-run")
+    assert (dry.status, lab.everything()) == (69, before)
     ended = lab.apply(text)
+    assert dry.stderr in ended.stderr
     assert (ended.status, lab.told(ended)) == (69, {"own": "made, started", "db": "failed"})
     assert ended.stderr.count("do not keep VLANs apart") == 1
 

@@ -330,6 +330,9 @@ def _check(host: Host, store: Store, network: Network, found: Found) -> None:
         return
     if network.vlan:
         trunks.check(network, found.links)
+        bridge = found.links.get(network.bridge)
+        if not (bridge and bridge.filtering):
+            host.net.check_trunks()
     else:
         _check_bridge(network, found)
     _check_addresses(store, network, found)
