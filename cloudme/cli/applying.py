@@ -72,7 +72,7 @@ def apply(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, store: Store, configuration: HostConfiguration | None) -> Homelab:
     """Raises SpecError with all mistakes; warnings and notes are told."""
-    around = site.surroundings(store, cli.settings(args), configuration)
+    around = site.surroundings(store, cli.settings(args), configuration, configure=not args.no_configure)
     made = site.small if args.small else lambda homelab: homelab
     if args.file == "-":
         reading = homelab_format.parse(sys.stdin.buffer.read(), "stdin.yaml", around, site=store.site(), made=made)

@@ -33,6 +33,7 @@ class Surroundings:
     networks:  those of `cmnet`.               tags: those of the host configuration.
     configuration: that of the host, which says what its tags bring.
     exists:    whether there is a file or folder of this path; a relative one is from the file's folder.
+    amiss:     why a file is none that this key may name, '' where it may be; likewise.
     """
 
     ram_mib: int | None = None
@@ -43,6 +44,7 @@ class Surroundings:
     tags: Collection[str] | None = None
     configuration: HostConfiguration | None = None
     exists: Callable[[str], bool] | None = None
+    amiss: Callable[[str, str], str] | None = None
 
 
 NOTHING_KNOWN = Surroundings()
@@ -73,7 +75,7 @@ def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str
     yield from _memory(homelab, machines, around)
     yield from _order(homelab, told)
     if around.exists:
-        yield from _missing(homelab, folder, around.exists)
+        yield from _files(homelab, folder, around.exists, around.amiss)
 
 
 def _unknown(what: str, name: str, known: Collection[str]) -> str:
@@ -315,7 +317,10 @@ def _order(homelab: Homelab, told: Collection[str]) -> Iterator[Remark]:
 FILES = ("kernel", "initrd", "playbook", "user_data")
 
 
-def _missing(homelab: Homelab, folder: str, exists: Callable[[str], bool]) -> Iterator[Remark]:
+def _files(
+    homelab: Homelab, folder: str, exists: Callable[[str], bool], amiss: Callable[[str, str], str] | None,
+) -> Iterator[Remark]:
+    """Those that are missing, or none of their kind."""
     named = [(f"hosts.{key}", getattr(homelab.hosts, key)) for key in FILES if hasattr(homelab.hosts, key)]
     for entry, declared in homelab.machines.items():
         named += [(f"machines.{entry}.{key}", getattr(declared, key)) for key in FILES]
@@ -324,5 +329,8 @@ def _missing(homelab: Homelab, folder: str, exists: Callable[[str], bool]) -> It
                 yield Remark(f"machines.{entry}.shares[{number}].source",
                              f"there is no {share.source}; with owner or mode it would be made")
     for path, value in named:
-        if value and not exists(os.path.join(folder, value)):
-            yield Remark(path, f"there is no {os.path.join(folder, value)}")
+        file = os.path.join(folder, value or "")
+        if value and not exists(file):
+            yield Remark(path, f"there is no {file}")
+        elif value and amiss and (what := amiss(path.rpartition(".")[2], file)):
+            yield Remark(path, what)
