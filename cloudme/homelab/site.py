@@ -197,15 +197,23 @@ def networks(homelab: Homelab, store: Store, settings: Settings) -> dict[Name, N
 
 
 def surroundings(
-    store: Store, settings: Settings, configuration: HostConfiguration | None, *, configure: bool,
+    store: Store, settings: Settings, configuration: HostConfiguration | None, *, earlier: Collection[str],
+    prune: bool, configure: bool,
 ) -> Surroundings:
-    """What this host has, for the checks of a file. configure: playbooks will be applied."""
+    """What this host has, for the checks of a file.
+
+    earlier: see Surroundings.  prune: what of that the file has not, goes.  configure: playbooks will be applied.
+    """
+    going = earlier if prune else ()
+    known = [store.designed(settings), *store.networks(), *(shared.networks() if store.world.rootless else [])]
+    networks = {network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
     return Surroundings(
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
         templates={template.name: template.shape.ram_mib for template in store.templates()},
         default_mib=settings.ram_mib, images=[image.name for image in store.images()],
-        networks=[network.name for network in [
-            *store.networks(), *(shared.networks() if store.world.rootless else [])]],
+        networks=networks, idle=() if store.network() else (DEFAULT_NETWORK,), earlier=earlier,
+        owners={network: {address: owner for address, owner in store.owners(network).items()
+                          if f"machines.{owner}" not in going} for network in networks},
         tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists,
         amiss=functools.cache(functools.partial(_amiss, configure=configure)))
 
