@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from cloudme import claim, seed, shared
-from cloudme.errors import AlreadyExists, NotFound
+from cloudme.errors import AlreadyExists, ConfigError, NotFound
 from cloudme.formats import seeds
 from cloudme.formats.homelab import files
 from cloudme.homelab import notes
@@ -205,8 +205,10 @@ def surroundings(
     earlier: see Surroundings.  prune: what of that the file has not, goes.  configure: playbooks will be applied.
     """
     going = earlier if prune else ()
-    known = [store.designed(settings), *store.networks(), *(shared.networks() if store.world.rootless else [])]
+    known = [*store.networks(), *(shared.networks() if store.world.rootless else [])]
     networks = {network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
+    with contextlib.suppress(ConfigError):  # told where a machine is on it
+        networks.setdefault(DEFAULT_NETWORK, store.designed(settings))
     return Surroundings(
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
         templates={template.name: template.shape.ram_mib for template in store.templates()},

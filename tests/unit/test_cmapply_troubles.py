@@ -132,6 +132,13 @@ def test_a_playbook_that_is_none_is_told_before_anything_is_made(lab: Lab) -> No
 
 # where the host lacks something
 
+def test_a_default_network_that_cannot_be_is_told_only_to_who_wants_it(lab: Lab) -> None:
+    os.makedirs(lab.store.world.config, exist_ok=True)
+    Path(lab.store.world.config, "cloudme.toml").write_text('[network]\naddress = "10.0.0.0/24"\n')
+    assert lab.well(one()) == {"db": "made, started"}
+    assert lab.apply(one().replace(", vlan: lan", "")).status == 78
+
+
 def test_without_vsock_a_machine_has_none_until_the_host_has(lab: Lab) -> None:
     lab.files.remove("/dev/vhost-vsock")
     assert lab.well(one("vsock_cid: 9")) == {"db": "made, started"}
