@@ -59,7 +59,7 @@ class Voice:
 def check(work: Bringing) -> None:
     """Before anything is changed. Raises ConfigError where a VLAN that is new here overlaps with what the host has.
 
-    One that was had before fails alone, at its turn: a host that is elsewhere today has the other machines all the same.
+    One that was had before fails alone, at its turn: a host that is elsewhere today has its other machines.
     """
     here, names = work.site, work.wishes.names
     used = {site.network_name(one.declared) for one in planned.planned(work.homelab)

@@ -206,7 +206,8 @@ def surroundings(
     """
     going = earlier if prune else ()
     known = [*store.networks(), *(shared.networks() if store.world.rootless else [])]
-    networks = {network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
+    networks: dict[str, Network] = {
+        network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
     with contextlib.suppress(ConfigError):  # told where a machine is on it
         networks.setdefault(DEFAULT_NETWORK, store.designed(settings))
     return Surroundings(

@@ -121,7 +121,7 @@ def test_a_playbook_that_is_none_is_told_before_anything_is_made(lab: Lab) -> No
         assert (ended.status, lab.everything()) == (65, before)
         assert [line.rpartition("cloudme.yaml:")[2] for line in ended.stderr.splitlines()] == [
             f"3:47: machines.db.playbook: {book}:3:15: mapping values are not allowed here",
-            f"3:66: machines.db.user_data: {data}:2:1: what #cloud-config is about is an object, as {{packages: [git]}}",
+            f"3:66: machines.db.user_data: {data}:2:1: after #cloud-config an object is wanted, as {{packages: [git]}}",
             "3:82: machines.db.mem: 'x' is no size (for instance 2G, 512M)"]
     data.write_text("#cloud-config\n")
     assert lab.well(text.replace(", mem: x", ""), "--no-configure") == {"db": "made, started"}  # as at boot

@@ -42,7 +42,7 @@ def test_what_may_be_user_data_is_cloud_inits_business(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "what"), [
-    ("#cloud-config\n\n- packages\n", "ud:3:1: what #cloud-config is about is an object, as {packages: [git]}"),
+    ("#cloud-config\n\n- packages\n", "ud:3:1: after #cloud-config an object is wanted, as {packages: [git]}"),
     ("#cloud-config\npackages: [git\n", "ud:3:1: expected ',' or ']', but got '<stream end>'"),
     ("#cloud-config\na:\tb\n", "ud:2:3: found character '\\t' that cannot start any token"),
     ("packages: [git]\n", "ud:1: this is no user-data of cloud-init: it begins with one of '#cloud-config-archive', "

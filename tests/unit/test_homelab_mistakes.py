@@ -19,6 +19,7 @@ from cloudme.model.network import Network
 from tests.unit.test_homelab import valid
 from tests.unit.test_located import PLAIN
 
+
 def made(name: str, address: str, *, shared: bool = False) -> Network:
     own = IPv4Interface(address)
     return Network(name=Name(name), bridge=name, address=own, dhcp_first=own.ip + 1, dhcp_last=own.ip + 9,

@@ -1,4 +1,4 @@
-"""What is wrong with the files that a homelab's names, as far as their YAML tells: more is for Ansible and cloud-init."""
+"""What is wrong with the files that a homelab's names, as far as YAML tells: more is Ansible's and cloud-init's."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def playbook(content: bytes, path: str) -> str:
 
 
 def user_data(text: str, path: str) -> str:
-    """Likewise why this is no user-data of cloud-init; only of its own configuration is more known than how it begins."""
+    """Likewise why this is no user-data of cloud-init; but for #cloud-config only its beginning tells."""
     try:
         if seeds.kind(text, path) == "cloud-config":
             root = documents.parsed(text, yamlnodes.composed)
             if root is not None and root.id != "mapping":
-                raise SyntaxErrors(_mistake(root, "what #cloud-config is about is an object, as {packages: [git]}"))
+                raise SyntaxErrors(_mistake(root, "after #cloud-config an object is wanted, as {packages: [git]}"))
     except SpecError as error:
         return f"{error.message}: {error.hint}"
     except SyntaxErrors as error:
