@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cloudme import defined, layout
 from cloudme.layout import World
@@ -98,9 +99,9 @@ class Site:
         return made
 
 
-@contextlib.contextmanager
-def defining(home: Path) -> Iterator[Site]:
-    """Where CLOUDME_HOME is home, and CLOUDME_MACHINA_RUN its folder 'machina'."""
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(home / "machina"))
     machina = Machina(home)
     machina.host(HOST)
     (home / "config").mkdir()

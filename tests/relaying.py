@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from cloudme.host import holders, relays, sockets
 from cloudme.host.run import Programs
 from cloudme.model import identity
@@ -62,18 +64,18 @@ def free(protocol: str = "tcp", address: str = "127.0.0.1") -> int:
         return number
 
 
-@contextlib.contextmanager
-def standing(folder: Path) -> Iterator[Qemu]:
-    """One that lives until the end of the block, as do all the relays that it has."""
-    lock = take_lock(str(folder / "lock"))
+@pytest.fixture
+def qemu(tmp_path: Path) -> Iterator[Qemu]:
+    """One that lives as long as the test, as do all the relays that it has."""
+    lock = take_lock(str(tmp_path / "lock"))
     with subprocess.Popen(["sleep", "infinity"], pass_fds=[lock]) as process:
         os.close(lock)
-        it = Qemu(folder, process)
+        it = Qemu(tmp_path, process)
         try:
             yield it
         finally:
             for name in it.made:
-                relays.Relays(Programs()).end(str(folder / name))
+                relays.Relays(Programs()).end(str(tmp_path / name))
             process.kill()
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from cloudme.layout import World
 from tests.conftest import ROOT
+from tests.vlans import ip
 
 ACCOUNTS = ("games", "news")
 NUMBERS = itertools.count()
@@ -115,14 +116,14 @@ def outside() -> Iterator[str]:
     host, router = (f"cmhost-{os.getpid()}-{next(NUMBERS)}" for _ in range(2))
     with contextlib.ExitStack() as mine:
         for name in (host, router):
-            _ip("netns", "add", name)
-            mine.callback(_ip, "netns", "delete", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", router)
+            ip("netns", "add", name)
+            mine.callback(ip, "netns", "delete", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", router)
         for name, address in ((host, "203.0.113.2/24"), (router, "203.0.113.1/24")):
-            _ip("-n", name, "address", "add", address, "dev", "eth0")
-            _ip("-n", name, "link", "set", "eth0", "up")
-        _ip("-n", host, "route", "add", "default", "via", "203.0.113.1")
+            ip("-n", name, "address", "add", address, "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", host, "route", "add", "default", "via", "203.0.113.1")
         yield host
         for name in (host, router):
             left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
@@ -149,7 +150,3 @@ def users(outside: str) -> Iterator[list[User]]:
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder)
         assert left == [{}] * len(found)
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -51,7 +51,7 @@ MACHINES = {
 
 
 def inside(namespace: str, function: Callable[[], T]) -> T:
-    """Run in a thread that is in the namespace; '' is where we are."""
+    """Run in a thread that is in the namespace (setns(2) moves one thread); '' is where we are."""
     def moved() -> T:
         if namespace:
             realm.enter(namespace, namespace)

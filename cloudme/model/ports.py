@@ -1,4 +1,4 @@
-"""What the operations ask of the world: Protocols, implemented in `host/` and, for tests, in `tests/fakes.py`."""
+"""What the operations ask of the world: Protocols, implemented in `host/` and, for tests, in `tests/fakes/`."""
 
 from __future__ import annotations
 

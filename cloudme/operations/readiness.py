@@ -61,8 +61,8 @@ def wait(
     over = threading.Event()
     watches = [Watch(host, store, machine, goal, say, over, _target(store, machine, goal)) for machine in machines]
     with ThreadPoolExecutor(max_workers=len(watches)) as pool:
-        futures = [pool.submit(watch.run, deadline) for watch in watches]
         try:
+            futures = [pool.submit(watch.run, deadline) for watch in watches]
             all_ended(futures, return_when=FIRST_EXCEPTION)
         finally:
             over.set()
@@ -90,8 +90,8 @@ def each(
         return _error({str(watch.machine.name): cause}) if cause else None
 
     with ThreadPoolExecutor(max_workers=len(watches)) as pool:
-        futures = [pool.submit(one, watch) for watch in watches]
         try:
+            futures = [pool.submit(one, watch) for watch in watches]
             all_ended(futures)
         finally:  # an interrupt ends them all
             for watch in watches:

@@ -20,6 +20,7 @@ from cloudme.model.steps import Transaction
 from cloudme.operations import images
 from cloudme.store import Store
 from tests import fakes
+from tests.pulling import left
 
 pytestmark = pytest.mark.contract
 
@@ -52,10 +53,6 @@ def add(store: Store, file: Path) -> Image:
     host = replace(fakes.host(), run=run, now=time.time)
     with Transaction(host, lambda line: None) as transaction:
         return images.add(transaction, store, Name("mine"), str(file))
-
-
-def left(store: Store) -> list[str]:
-    return sorted(os.listdir(store.world.images)) if os.path.isdir(store.world.images) else []
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])

@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_what_came(
             raise KeyboardInterrupt
         yield from chunks
 
-    monkeypatch.setattr(Http, "_chunks", interrupted)
+    monkeypatch.setattr(Http, "_chunks", interrupted)  # a signal would come anywhere, not behind a chunk
     ended = command("cmimage", "pull", "mine")
     assert ended.status == 130
     assert "what came of image 'mine' is kept: cmimage pull mine goes on from there" in ended.stderr

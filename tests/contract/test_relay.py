@@ -15,15 +15,12 @@ from pathlib import Path
 import pytest
 
 from cloudme.host import relay
-from tests.relaying import CHUNK, PATIENCE_S, Qemu, connect, echo, everything, free, server, standing
+from tests.relaying import CHUNK, PATIENCE_S, Qemu, connect, echo, everything, free, qemu, server
 
 BIG = 100 << 20
 
 
-@pytest.fixture
-def qemu(tmp_path: Path) -> Iterator[Qemu]:
-    with standing(tmp_path) as it:
-        yield it
+__all__ = ["qemu"]
 
 
 # connections

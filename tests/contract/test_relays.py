@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,9 @@ from cloudme.host import holders, relays, sockets
 from cloudme.host.run import Programs
 from cloudme.model import identity
 from tests import fakes
-from tests.relaying import Qemu, connect, echo, free, server, standing
+from tests.relaying import Qemu, connect, echo, free, qemu, server
 
-
-@pytest.fixture
-def qemu(tmp_path: Path) -> Iterator[Qemu]:
-    with standing(tmp_path) as it:
-        yield it
+__all__ = ["qemu"]
 
 
 def await_free(lock: str) -> None:
@@ -96,7 +91,7 @@ def test_the_port_keeps_its_promises(
     port.end(way.lock)
     port.end(way.lock)
     assert not index.held(way.lock)
-    monkeypatch.setattr(relays, "PROGRAM", os.devnull)
+    monkeypatch.setattr(relays, "PROGRAM", os.devnull)  # ours never ends at once by itself
     with pytest.raises(PeerError, match="ended"):
         port.start(qemu.way(666), listener)
     qemu.process.kill()

@@ -18,7 +18,7 @@ GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "p
 
 
 def test_one_that_is_stuck_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers nothing once it is to quit."""
+    """It answers nothing once it is to quit. The patience is shortened, not what is done with it."""
     monkeypatch.setattr(shutdown, "QUIT_S", 0.2)
     monkeypatch.setattr(shutdown, "AGAIN_S", 0.1)
     heard: list[str] = []

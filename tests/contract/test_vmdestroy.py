@@ -18,6 +18,7 @@ from tests.unit.test_definitions import Machina
 def test_a_disk_that_a_qemu_has_open_stays(
     command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str,
 ) -> None:
+    # only a patch gives programs fakes
     monkeypatch.setattr(wiring, "host", lambda world: fakes.host())
     machina = Machina(tmp_path)
     machina.host({"storage": {"pool": {"path": "/data", "type": "qcow2"}}})

@@ -12,7 +12,8 @@ import pytest
 from cloudme import layout
 from cloudme.host import holders
 from tests.guest.conftest import Cloud
-from tests.net.test_expose import PATIENCE_S, free
+from tests.net.test_expose import PATIENCE_S
+from tests.relaying import free
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -25,11 +26,8 @@ cat /etc/machine-id
 
 @pytest.fixture
 def name(cloud: Cloud, warm: str) -> Iterator[str]:
-    (name,) = cloud.run("vminstantiate", "-n", warm, "-g", "ports", "--name", "port", "--instant").split()
-    try:
+    with cloud.instant(warm, "ports", "port") as name:
         yield name
-    finally:
-        cloud.call("vmstop", "-d", "-y", "--timeout", "1", name)
 
 
 def fetch(port: int) -> str:

@@ -27,11 +27,8 @@ PATIENCE_S = 120
 
 @pytest.fixture(scope="module")
 def name(cloud: Cloud, warm: str) -> Iterator[str]:
-    (name,) = cloud.run("vminstantiate", "-n", warm, "-g", "asked", "--name", "ask", "--instant").split()
-    try:
+    with cloud.instant(warm, "asked", "ask") as name:
         yield name
-    finally:
-        cloud.call("vmstop", "-d", "-y", "--timeout", "1", name)
 
 
 class Heard:

@@ -41,11 +41,8 @@ def packed() -> bytes:
 @pytest.fixture
 def name(cloud: Cloud, warm: str) -> Iterator[str]:
     cloud.run("vmwarm", warm)  # whoever upgraded the template has taken its RAM image
-    (name,) = cloud.run("vminstantiate", "-n", warm, "-g", "vlans", "--name", "lab", "--instant").split()
-    try:
+    with cloud.instant(warm, "vlans", "lab") as name:
         yield name
-    finally:
-        cloud.call("vmstop", "-d", "-y", "--timeout", "1", name)
 
 
 def test_vlans_share_a_bridge_and_do_not_meet(cloud: Cloud, name: str) -> None:

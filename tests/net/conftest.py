@@ -24,6 +24,8 @@ from cloudme.store import Store
 from tests.leases import lease
 from tests.users import outside as outside
 from tests.users import users as users
+from tests.vlans import inside as inside
+from tests.vlans import ip as ip
 
 T = TypeVar("T")
 CMNET = Path(__file__).resolve().parents[2] / "sbin" / "cmnet"
@@ -45,20 +47,6 @@ def apart() -> Iterator[Apart]:
             return pool.submit(function).result()
 
         yield run_there
-
-
-def inside(namespace: str, function: Callable[[], T]) -> T:
-    """Run in a thread that is in the namespace: setns(2) moves one thread."""
-    def moved() -> T:
-        namespaces.enter(namespace, namespace)
-        return function()
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(moved).result()
-
-
-def ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 @dataclass

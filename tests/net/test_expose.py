@@ -23,6 +23,7 @@ from cloudme.model.names import Name
 from cloudme.store import take_lock
 from tests.conftest import ROOT
 from tests.net.conftest import Client, Realm, inside, ip
+from tests.relaying import free
 
 ADDRESS = "10.210.0.77"
 PATIENCE_S = 30
@@ -99,13 +100,6 @@ def web(client: Client) -> Iterator[None]:
         server.server_close()
 
 
-def free(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
-
-
 def fetch(where: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{where}/page", timeout=PATIENCE_S) as answer:
@@ -141,7 +135,7 @@ def test_an_ipv6_address_and_datagrams(guest: Guest) -> None:
         server.bind((ADDRESS, 5353))
         thread = threading.Thread(target=serve)
         thread.start()
-        port = free(socket.SOCK_DGRAM)
+        port = free("udp")
         guest.run("web00", f"{port}:5353", "--udp")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.settimeout(PATIENCE_S)

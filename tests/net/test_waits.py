@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,10 +20,8 @@ from cloudme.host.outside import Here
 from cloudme.host.run import Programs
 from cloudme.host.ssh import Ssh
 from tests import fakes
+from tests.net.conftest import Apart
 from tests.unit.test_readiness import Room, dnsmasq
-
-CLONE_NEWNET = 0x40000000
-"""linux/sched.h"""
 
 MUTE = "import socket, time; s = socket.create_server(('198.51.100.7', 22)); print('up', flush=True); time.sleep(600)"
 
@@ -35,31 +31,11 @@ def sh(line: str) -> None:
 
 
 @pytest.fixture
-def apart() -> Callable[[Callable[[], None]], None]:
-    """Runs a function in a thread that has a network namespace of its own; threads it starts are in it too."""
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace is made: root is missing")
-
-    def run(work: Callable[[], None]) -> None:
-        failures: list[BaseException] = []
-
-        def inside() -> None:
-            try:
-                if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "unshare")
-                sh("ip link set lo up; ip link add bridge0 type bridge; ip address add 198.51.100.1/24 dev bridge0; "
-                   "ip link set bridge0 up; ip link add v0 type veth peer name v1; ip link set v0 master bridge0 up")
-                work()
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=inside)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-
-    return run
+def cabled(apart: Apart) -> Apart:
+    """Where there is a bridge, too, and v0 in it, whose other end is v1. Threads that are started are in it as well."""
+    apart(lambda: sh("ip link add bridge0 type bridge; ip address add 198.51.100.1/24 dev bridge0; "
+                     "ip link set bridge0 up; ip link add v0 type veth peer name v1; ip link set v0 master bridge0 up"))
+    return apart
 
 
 @pytest.fixture
@@ -100,8 +76,7 @@ def neighbour() -> Iterator[Callable[[str], None]]:
     (MUTE, "the ssh port is open, but nothing speaks ssh there"),
 ])
 def test_a_wait_for_ssh_tells_how_far_the_network_reaches(
-    room: Room, apart: Callable[[Callable[[], None]], None], neighbour: Callable[[str], None], program: str | None,
-    why: str,
+    room: Room, cabled: Apart, neighbour: Callable[[str], None], program: str | None, why: str,
 ) -> None:
     def work() -> None:
         runner = Programs()
@@ -114,4 +89,4 @@ def test_a_wait_for_ssh_tells_how_far_the_network_reaches(
         assert isinstance(error, TimedOut)
         assert why in error.message
 
-    apart(work)
+    cabled(work)

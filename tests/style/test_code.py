@@ -15,9 +15,6 @@ from tests.conftest import ROOT
 LIMITS = {"program": 80, "module": 400, "function": 50, "class": 200}
 """Lines, at most."""
 
-EXCEPTIONS: dict[str, str] = {"tests/fakes.py": "all fakes are in one file: a fake per port, and nothing else"}
-"""'path' or 'path:name' that is longer -> why it is better so."""
-
 LAYOUT = {
     ".ci", ".gitignore", "CONTRIBUTING.md", "LICENSE", "Makefile", "NEWS.md", "README.rst", "bench", "bin", "cloudme",
     "completions", "docs", "examples", "pyproject.toml", "sbin", "setup.cfg", "templates", "tests", "tools",
@@ -76,13 +73,13 @@ def too_long(path: Path) -> Iterator[str]:
     text = path.read_text("utf-8")
     lines = len(text.splitlines())
     limit = LIMITS["program" if path.parent.name in ("bin", "sbin") else "module"]
-    if lines > limit and name(path) not in EXCEPTIONS:
+    if lines > limit:
         yield f"{name(path)} has {lines} lines, {limit} are allowed"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             limit = LIMITS["class" if isinstance(node, ast.ClassDef) else "function"]
             lines = (node.end_lineno or 0) - node.lineno + 1
-            if lines > limit and f"{name(path)}:{node.name}" not in EXCEPTIONS:
+            if lines > limit:
                 yield f"{name(path)}:{node.lineno}: {node.name} has {lines} lines, {limit} are allowed"
 
 

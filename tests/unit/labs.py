@@ -26,7 +26,6 @@ from cloudme.store import Store
 from tests import fakes
 from tests.conftest import Ended
 from tests.unit.test_clones import request
-from tests.unit.test_vlans import Nft
 from tests.unit.test_warm import template
 
 REALM = "lab"
@@ -57,12 +56,12 @@ class Lab:
     def __init__(self, command: Callable[..., Ended], folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.command, self.folder = command, folder
         self.store = Store(layout.world(REALM))
-        self.run, self.net = Nft(), fakes.FakeNet(bridges=set(), known={"eth1": Link(name="eth1")})
+        self.run, self.net = fakes.FakeNft(), fakes.FakeNet(bridges=set(), known={"eth1": Link(name="eth1")})
         self.qemu, self.playbooks, self.shell = fakes.FakeHypervisor(), fakes.FakePlaybooks(), fakes.FakeShell()
         self.files = fakes.FakeFiles(modes={hardware.VSOCK_DEVICE: 0o20666}, texts={hardware.VSOCK_DEVICE: ""})
-        self.groups, self.units = fakes.FakeGroups(), fakes.FakeUnits()
+        self.groups, self.units, self.iso = fakes.FakeGroups(), fakes.FakeUnits(), fakes.FakeIso()
         self.host = fakes.host(run=self.run, net=self.net, qemu=self.qemu, playbooks=self.playbooks, shell=self.shell,
-                               files=self.files, groups=self.groups, units=self.units)
+                               files=self.files, groups=self.groups, units=self.units, iso=self.iso)
         self.kept: list[bool] = []
 
         @contextlib.contextmanager
@@ -73,7 +72,7 @@ class Lab:
                 self.kept.append(kept())
                 raise
 
-        patch.setattr(wiring, "founded", founded)
+        patch.setattr(wiring, "founded", founded)  # where programs get their host from: only a patch gives them fakes
         patch.setattr(wiring, "visiting", lambda world: self.host)
         template(self.store)
         os.makedirs(self.store.world.images)

@@ -20,18 +20,14 @@ from cloudme.model.steps import Transaction
 from cloudme.operations import images
 from cloudme.store import Store
 from tests import fakes
+from tests.unit.test_settings import written
 
 SHIPPED = os.path.join(layout.text_templates(), layout.CATALOGUE)
 OURS = catalogue.read([SHIPPED])
 
 
 def read(tmp_path: Path, *texts: str) -> dict[str, Entry]:
-    files = []
-    for number, text in enumerate(texts):
-        file = tmp_path / f"{number}.toml"
-        file.write_text(text, encoding="utf-8")
-        files.append(str(file))
-    return catalogue.read([*files, str(tmp_path / "missing.toml")])
+    return catalogue.read(written(tmp_path, texts))
 
 
 # the one that is shipped

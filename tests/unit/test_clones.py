@@ -116,11 +116,7 @@ def test_a_machine_that_somebody_else_started_meanwhile_is_not_ended_by_our_undo
 
 
 def test_an_interrupt_in_the_middle_leaves_nothing(store: Store) -> None:
-    class Interrupted(fakes.FakeIso):
-        def write(self, path: str, label: str, files: object) -> None:
-            raise KeyboardInterrupt
-
-    host = fakes.host(iso=Interrupted())
+    host = fakes.host(iso=fakes.FakeIso(fails=[KeyboardInterrupt()]))
     template(store, host)
     with pytest.raises(KeyboardInterrupt):
         instantiate(store, host, request(2))

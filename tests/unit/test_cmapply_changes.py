@@ -6,32 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from cloudme import seed
-from cloudme.errors import HostUnavailable, PeerError, StoreError
-from cloudme.model.machine import Machine
-from cloudme.store import Store
+from cloudme.errors import HostUnavailable, StoreError
 from tests import fakes
 from tests.unit.labs import REALM, TWO, Lab, lab, one
 
 __all__ = ["lab"]
 
 
-def test_a_machine_that_was_stopped_for_a_change_that_fails_runs_again(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_machine_that_was_stopped_for_a_change_that_fails_runs_again(lab: Lab) -> None:
     lab.well(one("ip: 10.1.0.10"))
     before = lab.machine("db")
     (reserved,) = lab.store.reservations("lan").items()
-
-    write = seed.write
-
-    def refused(*args: object) -> None:
-        monkeypatch.setattr(seed, "write", write)
-        raise PeerError("no seed")
-
-    monkeypatch.setattr(seed, "write", refused)
+    lab.iso.fails = [StoreError("no seed")]
     ended = lab.apply(one("ip: 10.1.0.11"), "--restart")
-    assert (ended.status, lab.told(ended)) == (76, {"db": "failed"})
+    assert (ended.status, lab.told(ended)) == (74, {"db": "failed"})
     assert lab.runs() == {"db"} and lab.machine("db") == before
     assert lab.store.reservations("lan").items() == {reserved}
     assert len(lab.qemu.launches) == 2
@@ -68,18 +56,11 @@ def test_addresses_are_not_swapped_where_one_runs_and_may_not_be_stopped(lab: La
     assert lab.well(swapped, "--no-start") == {"db": "changed ip", "sql": "changed ip"}
 
 
-def test_a_swap_that_fails_leaves_all_as_they_were(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swap_that_fails_leaves_all_as_they_were(lab: Lab) -> None:
     text = one("ip: 10.1.0.10") + "  sql: {template: debian, vlan: lan, ip: 10.1.0.11}\n"
     lab.well(text)
     before = {name: lab.machine(name) for name in ("db", "sql")}
-    write = Store.publish
-
-    def refused(store: Store, machine: Machine) -> None:
-        if machine.address == "10.1.0.10" and machine.name == "sql":
-            raise StoreError("disk full")
-        write(store, machine)
-
-    monkeypatch.setattr(Store, "publish", refused)
+    lab.iso.fails = [None, StoreError("disk full")]
     swapped = text.replace("0.10", "0.x").replace("0.11", "0.10").replace("0.x", "0.11")
     ended = lab.apply(swapped, "--restart")
     assert ended.status == 74 and lab.runs() == {"db", "sql"}

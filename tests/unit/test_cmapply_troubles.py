@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cloudme import layout, seed, shared
+from cloudme import layout, shared
 from cloudme.layout import World
-from cloudme.model.machine import Machine
 from cloudme.model.names import DefinitionName, Name
 from cloudme.model.network import Network
-from cloudme.model.ports import Host, HostReport
-from cloudme.operations import readiness
+from cloudme.model.ports import HostReport, Target
 from cloudme.store import Store
+from tests import fakes
+from tests.conftest import Ended
 from tests.unit.labs import REALM, SETTINGS, TWO, Lab, by_hand, lab, one
 from tests.unit.test_networks import files
 from tests.unit.test_shared import root
@@ -220,13 +219,41 @@ def test_notes_that_are_lost_are_made_again(lab: Lab) -> None:
 
 # interrupts
 
-def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object, **more: object) -> None:
-        raise KeyboardInterrupt
+class Awaited(fakes.FakeShell):
+    """Notes who is awaited, and who runs by then."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(readiness, "each", interrupted)
-        ended = lab.apply(TWO)
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self.lab = lab
+        self.seen: dict[str, set[str]] = {}
+
+    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
+        self.seen.setdefault(target.name, self.lab.runs())
+        return super().probe(target, timeout_s=timeout_s)
+
+
+class Interrupting(fakes.FakeShell):
+    """Machines are silent, and somebody who waits for them types Ctrl-C, once: at the third try he surely waits."""
+
+    tries = 0
+
+    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
+        self.tries += 1
+        if self.tries == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return "silent"
+
+
+def interrupted(lab: Lab, text: str) -> Ended:
+    """Apply a file, interrupted while its first machines are awaited."""
+    before, lab.host = lab.host, dataclasses.replace(lab.host, shell=Interrupting())
+    ended = lab.apply(text)
+    lab.host = before
+    return ended
+
+
+def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab) -> None:
+    ended = interrupted(lab, TWO)
     assert ended.status == 130 and lab.kept == [True]
     assert lab.runs() == {"db"}
     assert list(lab.notes()["machines"]) == ["db"] and lab.notes()["vlans"] == ["lan", "dmz"]
@@ -235,63 +262,35 @@ def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab, monk
     assert [network.name for network in lab.store.networks()] == ["default"]
 
 
-def test_who_was_not_awaited_is_before_others_start(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object, **more: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(readiness, "each", interrupted)
-        lab.apply(TWO)
-    awaited: list[set[str]] = []
-    each = readiness.each
-
-    def told(host: Host, store: Store, goals: Sequence[tuple[Machine, str]], **more: Any) -> Any:
-        awaited.append({machine.name for machine, _ in goals})
-        return each(host, store, goals, **more)
-
-    monkeypatch.setattr(readiness, "each", told)
+def test_who_was_not_awaited_is_before_others_start(lab: Lab) -> None:
+    interrupted(lab, TWO)
+    shell = Awaited(lab)
+    lab.host = dataclasses.replace(lab.host, shell=shell)
     assert lab.well(TWO) == {"db": "ok", "web00": "made, started", "web01": "made, started"}
-    assert awaited == [{"db"}, {"web00", "web01"}]
+    everybody = {"db", "web00", "web01"}
+    assert shell.seen == {"db": {"db"}, "web00": everybody, "web01": everybody}
+    shell.seen.clear()
     lab.well(TWO)
-    assert awaited[2:] == [set(), set()]
+    assert shell.seen == {}
 
 
-def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object, **more: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(seed, "write", interrupted)
+def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab) -> None:
+    lab.iso.fails = [KeyboardInterrupt()]
     assert lab.apply(one()).status == 130
     assert lab.store.machines() == [] and lab.store.owners("lan") == {}
     assert lab.notes()["machines"] == {}
 
 
-def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(lab: Lab) -> None:
     lab.well(one())
     before = lab.machine("db")
-
-    write = seed.write
-
-    def interrupted(*args: object) -> None:
-        monkeypatch.setattr(seed, "write", write)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(seed, "write", interrupted)
+    lab.iso.fails = [KeyboardInterrupt()]
     assert lab.apply(one("hostname: other"), "--restart").status == 130
     assert lab.machine("db") == before and lab.runs() == {"db"}
 
 
-def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab.shell.probes = {"db": ["silent"]}
-
-    def interrupted(futures: object) -> None:
-        monkeypatch.setattr("cloudme.operations.readiness.all_ended", concurrent.futures.wait)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cloudme.operations.readiness.all_ended", interrupted)
-    assert lab.apply(one()).status == 130  # and not when its time is over
+def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab) -> None:
+    assert interrupted(lab, one()).status == 130  # and not when its time is over
     assert lab.runs() == {"db"}
 
 
@@ -338,6 +337,7 @@ def mine(lab: Lab, root: Store, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Likewise in his own realm, beside a network of root's that he may use."""
     store = lab.store
     world = World(data=store.world.data, run=store.world.run, config=store.world.config, realm=REALM, rootless=True)
+    # the network is shared with who runs the tests: where that is root, only a patch makes him an ordinary user
     monkeypatch.setattr(layout, "world", lambda realm=None: world)
     lab.store = Store(world)
     return lab

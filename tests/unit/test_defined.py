@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,10 @@ from cloudme.qemu import launch
 from cloudme.store import Store
 from tests import fakes
 from tests.conftest import Ended
-from tests.defining import ELSEWHERE, OURS, Site, defining
+from tests.defining import ELSEWHERE, OURS, Site, site
 from tests.unit.test_definitions import ID, OTHER
 
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(home / "machina"))
-    with defining(home) as site:
-        yield site
+__all__ = ["site"]
 
 
 # the record
@@ -166,6 +161,7 @@ def test_what_was_prepared_and_has_no_unit_is_withdrawn_too(
     site: Site, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:
     """Else it could neither be removed nor destroyed: vmdestroy refuses what the store has."""
+    # without --root these are the host's own folders, whatever the environment says
     monkeypatch.setattr(layout, "units", lambda root: str(tmp_path / "units"))
     monkeypatch.setattr(layout, "sysusers", lambda root: str(tmp_path / "users"))
     site.define()

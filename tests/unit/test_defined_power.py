@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +18,10 @@ from cloudme.operations import clones, consoles, exposing, forks, limiting, mach
 from cloudme.store import take_lock
 from tests import fakes
 from tests.conftest import Ended
-from tests.defining import OURS, SETTINGS, Site, defining
+from tests.defining import OURS, SETTINGS, Site, site
 from tests.unit.test_definitions import OTHER
 
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("CLOUDME_MACHINA_RUN", str(home / "machina"))
-    with defining(home) as site:
-        yield site
+__all__ = ["site"]
 
 
 # power
@@ -53,6 +48,7 @@ def test_a_start_that_fails_stops_what_was_started(site: Site) -> None:
 def test_a_machine_that_its_definition_runs_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = site.clone()
     site.stop(ours)
+    # a folder of the machine's own user, where nobody but root can make one
     monkeypatch.setattr(identity, "uid", lambda uuid: os.geteuid() if uuid == ours.uuid else 1)
     os.makedirs(f"{layout.machina_run()}/other")
     lock = take_lock(layout.machina_lock("other"))

@@ -22,7 +22,6 @@ from cloudme.errors import (
     NotFound,
     NotPermitted,
 )
-from cloudme.formats import dhcp
 from cloudme.layout import World
 from cloudme.model.hostconfig import Resolve, Settings
 from cloudme.model.network import Link, Network
@@ -47,24 +46,8 @@ def files(tmp_path: Path) -> HostFiles:
                      networkmanager=str(tmp_path / "etc/nm"))
 
 
-class Nft(fakes.FakeRun):
-    """Keeps the last rules that it was given, as nft lists them; those between networks by themselves."""
-
-    def __call__(self, argv: Any, **more: Any) -> str:
-        if list(argv[:2]) == ["nft", "list"]:
-            listed = self.answers.get("between" if argv[3] == "inet" else "rules", "")
-            if not listed:
-                raise CommandFailed("nft failed: No such file or directory")
-            return listed
-        if list(argv[:2]) == ["nft", "-f"]:
-            text = more["stdin"].decode()
-            which = "between" if text.startswith("table inet") else "rules"
-            self.answers[which] = text if dhcp.marks(text) else ""
-        return super().__call__(argv, **more)
-
-
 def started(store: Store, files: HostFiles, network: Network = NETWORK, **parts: Any) -> Host:
-    host = fakes.host(**{"run": Nft(), **parts})
+    host = fakes.host(**{"run": fakes.FakeNft(), **parts})
     go(networks.start, host, store, network, files)
     return host
 
@@ -77,7 +60,7 @@ def go(operation: Callable[..., None], host: Host, store: Store, network: Networ
 
 
 def test_a_start_makes_all_and_a_second_nothing(store: Store, files: HostFiles) -> None:
-    host = fakes.host(run=Nft())
+    host = fakes.host(run=fakes.FakeNft())
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
     said = go(networks.start, host, store, NETWORK, files)
     assert [line.split()[0] for line in said] == ["make", "forward", "allow", "start", f"{files.hosts}:", "note"]
@@ -98,12 +81,12 @@ def test_a_stop_undoes_a_start_and_a_second_nothing(store: Store, files: HostFil
 
 
 def test_a_failure_undoes_what_was_done(store: Store, files: HostFiles) -> None:
-    run = Nft(fail={"--conf-file": CommandFailed("dnsmasq failed: bad option")})
+    run = fakes.FakeNft(fail={"--conf-file": CommandFailed("dnsmasq failed: bad option")})
     host = fakes.host(run=run)
     with pytest.raises(CommandFailed):
         go(networks.start, host, store, NETWORK, files)
     assert host.net.links() == {}
-    assert run.answers["rules"] == ""
+    assert run.answers == {}
     assert not os.path.exists(files.bridge_acl)
     assert store.network() is None
 
@@ -131,8 +114,8 @@ def test_each_thing_that_is_amiss_has_its_step(
 
 @pytest.mark.parametrize(("parts", "links", "error", "words"), [
     ({"net": fakes.FakeNet(root=False)}, {}, NotPermitted, "root"),
-    ({"run": Nft(missing={"dnsmasq"})}, {}, MissingProgram, "dnsmasq"),
-    ({"run": Nft(missing={"nft"})}, {}, MissingProgram, "nft"),
+    ({"run": fakes.FakeNft(missing={"dnsmasq"})}, {}, MissingProgram, "dnsmasq"),
+    ({"run": fakes.FakeNft(missing={"nft"})}, {}, MissingProgram, "nft"),
     ({"net": fakes.FakeNet(holder="port 53: named (pid 12)")}, {}, Busy, "named"),
     ({}, {"bridge0": Link(name="bridge0", kind="veth")}, AlreadyExists, "no bridge"),
     ({}, {"bridge0": dataclasses.replace(OURS, alias="")}, AlreadyExists, "not cloudMe's"),
@@ -142,7 +125,7 @@ def test_each_thing_that_is_amiss_has_its_step(
 def test_a_check_that_fails_has_changed_nothing(
     store: Store, files: HostFiles, parts: dict[str, Any], links: dict[str, Link], error: type[Exception], words: str,
 ) -> None:
-    host = fakes.host(**{"run": Nft(), "net": fakes.FakeNet(), **parts})
+    host = fakes.host(**{"run": fakes.FakeNft(), "net": fakes.FakeNet(), **parts})
     host.net.known.update(links)  # type: ignore[attr-defined]
     with pytest.raises(error, match=words):
         go(networks.start, host, store, NETWORK, files)
@@ -172,7 +155,7 @@ def test_a_network_in_use_is_not_stopped(store: Store, files: HostFiles) -> None
 
 def test_reload_wants_a_network_that_was_started(store: Store, files: HostFiles) -> None:
     with pytest.raises(NotFound):
-        go(networks.reload, fakes.host(run=Nft()), store, NETWORK, files)
+        go(networks.reload, fakes.host(run=fakes.FakeNft()), store, NETWORK, files)
 
 
 def test_reload_keeps_the_way_of_resolving_and_replaces_a_renamed_bridge(store: Store, files: HostFiles) -> None:
@@ -188,7 +171,7 @@ def test_refresh_makes_dnsmasq_forget_what_is_no_longer_reserved(store: Store, f
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
     Path(store.world.leases("default")).write_text(
         f"1 {MAC} 10.210.0.7 web00 *\n1 {OTHER} 10.210.0.8 web01 *\n")
-    assert isinstance(host.run, Nft)
+    assert isinstance(host.run, fakes.FakeNft)
     networks.refresh_names(host, store, files=files)
     assert signal.SIGHUP in host.run.daemons[store.world.dnsmasq("default", "conf")]
     assert isinstance(host.net, fakes.FakeNet)
@@ -213,7 +196,7 @@ def test_status_tells_what_is_amiss(store: Store, files: HostFiles) -> None:
 
 
 def test_status_of_what_is_not_started(store: Store, files: HostFiles) -> None:
-    found = networks.status(fakes.host(run=Nft()), store, NETWORK, files)
+    found = networks.status(fakes.host(run=fakes.FakeNft()), store, NETWORK, files)
     assert (found.started, found.amiss) == (False, ())
 
 
@@ -255,7 +238,7 @@ def test_networkmanager_needs_its_plug_in(store: Store) -> None:
 
 def test_networkmanager_gets_a_file_and_is_told(store: Store, files: HostFiles) -> None:
     network = dataclasses.replace(NETWORK, resolve=Resolve.networkmanager)
-    host = fakes.host(run=Nft())
+    host = fakes.host(run=fakes.FakeNft())
     found = truth.find(host, store, network, files)
     steps = [step for step in truth.diff(store, truth.want(host, store, network), found, files)
              if files.networkmanager in step.describe()]
@@ -263,7 +246,7 @@ def test_networkmanager_gets_a_file_and_is_told(store: Store, files: HostFiles) 
         step.do(host)
     file = Path(files.networkmanager) / "cloudme-bridge0.conf"
     assert "server=/cloudme/10.210.0.1\n" in file.read_text()
-    assert isinstance(host.run, Nft)
+    assert isinstance(host.run, fakes.FakeNft)
     assert host.run.calls[-1] == ["nmcli", "general", "reload", "dns-full"]
     for step in steps:
         step.undo(host)
@@ -273,14 +256,14 @@ def test_networkmanager_gets_a_file_and_is_told(store: Store, files: HostFiles) 
 def test_resolved_is_asked_and_told_by_link(store: Store, files: HostFiles) -> None:
     network = dataclasses.replace(NETWORK, resolve=Resolve.resolved)
 
-    class Resolvectl(Nft):
+    class Resolvectl(fakes.FakeNft):
         def __call__(self, argv: Any, **more: Any) -> str:
             answer = super().__call__(argv, **more)
             if argv[0] != "resolvectl" or len(argv) > 3:
                 return answer
             return {"dns": "Link 3 (bridge0): 10.210.0.1\n", "domain": "Link 3 (bridge0): ~cloudme\n"}[argv[1]]
 
-    for run, count in ((Resolvectl(), 0), (Nft(), 1)):
+    for run, count in ((Resolvectl(), 0), (fakes.FakeNft(), 1)):
         host = fakes.host(run=run)
         found = truth.find(host, store, network, files)
         steps = truth.diff(store, truth.want(host, store, network), found, files)

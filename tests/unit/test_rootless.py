@@ -22,7 +22,7 @@ def test_who_may_have_no_namespaces_is_told_what_would_permit_it(
     def refused(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(realm, "call", refused)
+    monkeypatch.setattr(realm, "call", refused)  # libc's calls: this kernel need not say no
     with pytest.raises(kind, match=said) as told:
         rootless.fresh()
     if kind is NotPermitted:

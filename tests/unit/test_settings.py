@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from cloudme.model.machine import Limits
 from cloudme.model.units import GIB
 
 
-def read(tmp_path: Path, *texts: str) -> Settings:
-    files = []
+def written(folder: Path, texts: Sequence[str]) -> list[str]:
+    """Files with these texts, and one that is missing."""
     for number, text in enumerate(texts):
-        file = tmp_path / f"{number}.toml"
-        file.write_text(text, encoding="utf-8")
-        files.append(str(file))
-    return settings.read([*files, str(tmp_path / "missing.toml")])
+        (folder / f"{number}.toml").write_text(text, encoding="utf-8")
+    return [str(folder / f"{number}.toml") for number in (*range(len(texts)), "missing")]
+
+
+def read(tmp_path: Path, *texts: str) -> Settings:
+    return settings.read(written(tmp_path, texts))
 
 
 def test_no_file_means_the_defaults(tmp_path: Path) -> None:

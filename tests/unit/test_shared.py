@@ -27,7 +27,7 @@ from cloudme.store import Store
 from tests import fakes
 from tests.conftest import program
 from tests.unit.test_clones import instantiate, request, template
-from tests.unit.test_networks import NETWORK, Nft, files, go, started
+from tests.unit.test_networks import NETWORK, files, go, started
 
 __all__ = ["files"]
 
@@ -64,7 +64,7 @@ def clones(store: Store, host: Host, count: int = 1, *names: str) -> list[Machin
 
 def test_each_user_has_a_list_of_his_own_and_nobody_has_all(store: Store, files: HostFiles) -> None:
     network = dataclasses.replace(NETWORK, users=(OTHER,))
-    host = fakes.host(run=Nft())
+    host = fakes.host(run=fakes.FakeNft())
     said = go(networks.start, host, store, network, files)
     assert f"set 16 addresses aside for machines of {OTHER}: 10.210.0.2 to 10.210.0.17" in said
     own = Path(files.of_user(OTHER))
@@ -245,9 +245,9 @@ def test_nothing_of_it_is_a_users_to_change(mine: Store, files: HostFiles) -> No
     network = mine.network_of(SETTINGS, "host")
     for operation in (networks.start, networks.stop, networks.reload):
         with pytest.raises(NotPermitted, match="you may use it, no more"):
-            go(operation, fakes.host(run=Nft()), mine, network, files)
+            go(operation, fakes.host(run=fakes.FakeNft()), mine, network, files)
 
-    host = fakes.host(run=Nft())
+    host = fakes.host(run=fakes.FakeNft())
     with pytest.raises(NotPermitted, match="you may use it, no more"):
         go(lambda transaction, *_: networks.delete(transaction, mine, "host", files), host, mine, network, files)
     with pytest.raises(NotFound):

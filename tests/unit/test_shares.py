@@ -18,7 +18,7 @@ from cloudme.formats import seeds
 from cloudme.layout import World
 from cloudme.model import share
 from cloudme.model.hostconfig import Settings
-from cloudme.model.launch import Folder, Launch, Part
+from cloudme.model.launch import Folder, Part
 from cloudme.model.machine import CloneRequest, Kernel, Machine
 from cloudme.model.names import Name
 from cloudme.model.ports import Ended, Host
@@ -29,6 +29,7 @@ from cloudme.operations.checks.look import Look
 from cloudme.qemu import files, hardware, launch, virtiofs
 from cloudme.store import Store, take_lock
 from tests import fakes
+from tests.unit.test_launch import argv
 from tests.unit.test_vmrunning import machine
 from tests.unit.test_warm import make, template
 
@@ -78,10 +79,6 @@ def test_shares_are_added_replaced_and_taken_away() -> None:
 
 def shared(**more: object) -> Machine:
     return dataclasses.replace(machine("web00"), shares=(DATA, WWW), **more)  # type: ignore[arg-type]
-
-
-def argv(made: Launch) -> list[str]:
-    return launch.argv(made, {role: number for number, role in enumerate(launch.roles(made), 10)})
 
 
 def test_virtiofsd_gets_the_memory_and_qemu_a_socket_that_is_connected() -> None:

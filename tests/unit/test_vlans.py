@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,8 @@ from typing import Any
 import pytest
 
 from cloudme import between
-from cloudme.errors import AlreadyExists, Busy, CommandFailed, ConfigError, HostUnavailable, UsageError
+from cloudme.errors import AlreadyExists, Busy, ConfigError, HostUnavailable, UsageError
 from cloudme.formats import between as rules
-from cloudme.formats import dhcp
 from cloudme.model import openports
 from cloudme.model.hostconfig import Resolve, Settings
 from cloudme.model.launch import TapCard
@@ -30,6 +27,7 @@ from cloudme.operations.networks.truth import HostFiles
 from cloudme.qemu import taps
 from cloudme.store import Store
 from tests import fakes
+from tests.unit.test_networks import go
 
 DATA = Path(__file__).parents[1] / "data/network"
 DEFAULT = dataclasses.replace(Settings().network(), resolve=Resolve.none)
@@ -65,35 +63,11 @@ def files(tmp_path: Path) -> HostFiles:
 
 @pytest.fixture
 def host() -> Host:
-    return fakes.host(run=Nft(), net=fakes.FakeNet(known={"eth1": Link(name="eth1")}, bridges=set()))
-
-
-def go(operation: Any, host: Host, store: Store, network: Network, files: HostFiles) -> list[str]:
-    said: list[str] = []
-    with Transaction(host, said.append) as transaction:
-        operation(transaction, store, network, files)
-    return said
-
-
-class Nft(fakes.FakeRun):
-    """Keeps the rules that it was given, by table, as nft lists them."""
-
-    def __call__(self, argv: Sequence[str], *, stdin: bytes = b"", **more: Any) -> str:
-        if list(argv[:3]) == ["nft", "list", "table"]:
-            if argv[4] not in self.answers:
-                raise CommandFailed("nft failed: No such file or directory")
-            return self.answers[argv[4]]
-        if list(argv[:2]) == ["nft", "-f"]:
-            text = stdin.decode()
-            (name,) = re.findall(r"^delete table \S+ (\S+)$", text, re.MULTILINE)
-            self.answers.pop(name, None)
-            if dhcp.marks(text):
-                self.answers[name] = text
-        return super().__call__(argv, stdin=stdin, **more)
+    return fakes.host(run=fakes.FakeNft(), net=fakes.FakeNet(known={"eth1": Link(name="eth1")}, bridges=set()))
 
 
 def between_rules(host: Host, store: Store) -> str:
-    assert isinstance(host.run, Nft)
+    assert isinstance(host.run, fakes.FakeNft)
     return host.run.answers.get(rules.table(store.world), "")
 
 
@@ -202,7 +176,7 @@ def test_a_vlan_that_is_stopped_is_not_there_though_its_bridge_is(
 
 def test_a_card_that_is_not_there_is_named(store: Store, files: HostFiles) -> None:
     with pytest.raises(HostUnavailable, match="no card 'eth1'"):
-        go(networks.start, fakes.host(run=Nft()), store, MANAGEMENT, files)
+        go(networks.start, fakes.host(run=fakes.FakeNft()), store, MANAGEMENT, files)
 
 
 def test_a_kernel_that_cannot_is_told_and_nothing_is_made(store: Store, host: Host, files: HostFiles) -> None:

@@ -38,9 +38,9 @@ def web00(**changes: Any) -> Machine:
 
 @pytest.fixture
 def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Root's own, with the machine web00 and its network."""
-    here = layout.World(data=str(home), run=f"{home}/run", config=f"{home}/config")
-    monkeypatch.setattr(layout, "world", lambda realm=None: here)
+    """Root's own, with the machine web00 and its network. Only a patch of `wiring` gives programs fakes."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    here = layout.world()
     monkeypatch.setattr(wiring, "host", lambda world: fakes.host(qemu=fakes.FakeHypervisor(kvm=True)))
     store = Store(here)
     store.publish_network(LAN)
@@ -234,9 +234,8 @@ def test_what_cannot_be_defined(define: Define, machina: Machina, words: list[st
     assert list(machina.folder.iterdir()) == [machina.machines]
 
 
-def test_machines_of_realms_are_not_defined(define: Define, monkeypatch: pytest.MonkeyPatch, world: Store) -> None:
-    here = layout.World(data=world.world.data, run=world.world.run, config=world.world.config, rootless=True)
-    monkeypatch.setattr(layout, "world", lambda realm=None: here)
+def test_machines_of_realms_are_not_defined(define: Define, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     ended = define("web00", "--from-machine")
     assert (ended.status, "network namespace" in ended.stderr) == (64, True)
 

@@ -9,14 +9,16 @@ import pty
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cloudme import index, layout
 from cloudme.cli import wiring
+from cloudme.errors import Busy
 from cloudme.model.names import DefinitionName
 from cloudme.model.ports import Host
+from cloudme.model.steps import Transaction
+from cloudme.operations import destroying
 from cloudme.store import Store, take_lock
 from tests import fakes
 from tests.conftest import Ended
@@ -39,6 +41,7 @@ def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disks:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Programs get theirs from `wiring`: only a patch gives them fakes."""
     made = fakes.host()
     monkeypatch.setattr(wiring, "host", lambda world: made)
     return made
@@ -310,22 +313,15 @@ def test_a_block_device_is_wiped_by_its_owner(destroy: Destroy, disks: Disks) ->
     assert (ended.status, "is a device: wipe it yourself" in ended.stderr) == (77, True)
 
 
-def test_a_file_that_was_swapped_meanwhile_stays(
-    destroy: Destroy, disks: Disks, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from cloudme.operations import destroying
-
-    volume, plain = disks.data / "raw/vm/os/os.raw", destroying.plan
-
-    def swapped(*arguments: Any, **more: Any) -> destroying.Plan:
-        found = plain(*arguments, **more)
-        volume.rename(disks.data / "raw/vm/os/kept.raw")
-        volume.write_bytes(b"new")
-        return found
-
-    monkeypatch.setattr(destroying, "plan", swapped)
-    ended = destroy(*YES)
-    assert (ended.status, "is another file by now" in ended.stderr) == (75, True)
+def test_a_file_that_was_swapped_meanwhile_stays(disks: Disks, host: Host) -> None:
+    site, place = disks.read(), destroying.Place(root="", store=Store(layout.world()))
+    (machine,) = site.pick(["vm"])
+    plan = destroying.plan(host, site, machine, place, keep_readonly=False)
+    volume = disks.data / "raw/vm/os/os.raw"
+    volume.rename(disks.data / "raw/vm/os/kept.raw")
+    volume.write_bytes(b"new")
+    with pytest.raises(Busy, match="is another file by now"), Transaction(host, lambda line: None) as transaction:
+        transaction.apply(plan.steps)
     assert volume.read_bytes() == b"new"
 
 

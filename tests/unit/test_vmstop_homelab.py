@@ -74,6 +74,7 @@ def test_one_that_cannot_be_stopped_keeps_no_other_from_it(running: None, monkey
             if asked[-1] == ["db"]:
                 raise PeerError("the second")
 
+    # only a patch gives programs fakes
     monkeypatch.setattr(wiring, "host", lambda world: fakes.host(qemu=Deaf()))
     with pytest.raises(TimedOut, match="web"):
         stopping.homelab(program("vmstop").parser().parse_args(["--homelab", "-y"]))
