@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import re
+import signal
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -69,7 +69,7 @@ def host() -> Host:
     return fakes.host(run=Nft(), net=fakes.FakeNet(known={"eth1": Link(name="eth1")}, bridges=set()))
 
 
-def go(operation: Any, host: Host, store: Store, network: Network, files: HostFiles) -> list[str]:
+def go(operation: Any, host: Host, store: Store, network: Network | str, files: HostFiles) -> list[str]:
     said: list[str] = []
     with Transaction(host, said.append) as transaction:
         operation(transaction, store, network, files)
