@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -43,14 +43,17 @@ def key_pair(folder: Path, name: str) -> Path:
 
 
 class Sshd:
-    """Runs between `start` and `stop`, with a host key of its own. `prefix`: what its command line begins with."""
+    """Runs between `start` and `stop`, with a host key of its own. `prefix`: what its command line begins with.
+    `env`: what its sessions have besides the usual, without spaces."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, prefix: Sequence[str] = (),
+                 env: Mapping[str, str] | None = None) -> None:
         if not os.path.exists(PROGRAM):
             pytest.skip("sshd is missing")
         self.folder = folder
         self.port = port or free_port()
         self._prefix = prefix
+        self._env = " ".join(f"{name}={value}" for name, value in (env or {}).items())
         key_pair(folder, "host_key")
         self.key = key_pair(folder, "ssh_key")
         self.target = Target(
@@ -65,7 +68,8 @@ class Sshd:
         config.write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host_key\nPidFile none\nUsePAM no\n"
             f"AuthorizedKeysFile {self.folder}/ssh_key.pub\nStrictModes no\nPasswordAuthentication no\n"
-            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n", encoding="ascii")
+            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n" + (f"SetEnv {self._env}\n" if self._env else ""),
+            encoding="ascii")
         self._process = subprocess.Popen(
             [*self._prefix, PROGRAM, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert self._process.stderr

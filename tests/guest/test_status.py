@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.guest.conftest import Cloud
 from tests.panes import Pane
+from tests.sshd import Sshd
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 MIB = 1 << 20
+PATH = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,19 @@ def test_a_booted_machine_is_forked_and_keeps_its_balloon(cloud: Cloud, pair: tu
         cloud.call("vmstop", "-d", "-y", "--timeout", "1", fork)
 
 
+def resident(folder: Path) -> list[str]:
+    """What a command line begins with for which root's home is that folder: ssh and sshd go by passwd(5), not HOME."""
+    users = folder / "passwd"
+    others = Path("/etc/passwd").read_text(encoding="utf-8").partition("\n")[2]  # root's line is the first
+    users.write_text(f"root:x:0:0::{folder}:/bin/sh\n{others}", encoding="utf-8")
+    return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(users)]
+
+
+def at_home(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*resident(folder), *words], env={"PATH": PATH, "HOME": str(folder)}, capture_output=True,
+                          text=True, check=False, timeout=120, stdin=subprocess.DEVNULL, cwd=folder)
+
+
 def test_ssh_scp_and_rsync_find_machines_by_their_names(
     cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
 ) -> None:
@@ -134,15 +150,11 @@ def test_ssh_scp_and_rsync_find_machines_by_their_names(
     said = subprocess.run(cloud.argv("cmsshconfig", "--include"), env={**cloud.env, "HOME": str(tmp_path)},
                           capture_output=True, text=True, check=True)
     assert said.stdout.strip() == f"{tmp_path}/.ssh/config.d/cloudme-{cloud.realm}"
-    users = tmp_path / "passwd"
-    users.write_text(f"root:x:0:0::{tmp_path}:/bin/sh\n", encoding="utf-8")
 
     def run(*words: str) -> str:
-        """In the eyes of ssh, which goes by passwd(5) and not by HOME, that folder is its user's home."""
-        path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
-        argv = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(users), *words]
-        return subprocess.run(argv, env={"PATH": path, "HOME": str(tmp_path)}, capture_output=True, text=True,
-                              check=True, timeout=120, stdin=subprocess.DEVNULL, cwd=tmp_path).stdout
+        ended = at_home(tmp_path, *words)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     assert [run("ssh", name, "hostname") for name in pair] == [f"{first}\n", f"{second}\n"]
     (tmp_path / "file").write_text("by scp", encoding="utf-8")
@@ -159,6 +171,31 @@ def test_ssh_scp_and_rsync_find_machines_by_their_names(
     changes = run("rsync", "-a", "--itemize-changes", f"{second}:/srv/site/", "site")
     assert [line for line in changes.splitlines() if "f" in line.split()[0]] == [">f+++++++++ other"]
     assert cloud.run("vm", second, "--", "readlink /srv/site/link; cat /srv/site/link") == "index.html\na page"
+
+
+def test_a_machine_is_reached_by_another_host_on_which_cloudme_is(
+    cloud: Cloud, pair: tuple[str, str], tmp_path: Path,
+) -> None:
+    """This side knows of no machine; what it has is an ssh configuration of that host."""
+    via = (str(ROOT / "bin/vm"), "--via", "lab")
+    there = tmp_path / "there"
+    there.mkdir()
+    host = Sshd(there, prefix=resident(there), env={
+        "CLOUDME_HOME": cloud.home, "CLOUDME_REALM": cloud.realm, "PATH": f"{ROOT}/bin:{PATH}"})
+    (tmp_path / ".ssh").mkdir(0o700)
+    (tmp_path / ".ssh/config").write_text(
+        f"Host lab\nHostName 127.0.0.1\nPort {host.port}\nUser root\nIdentityFile {host.key}\n"
+        f"StrictHostKeyChecking accept-new\nUserKnownHostsFile {tmp_path}/known\n", encoding="utf-8")
+    host.start()
+    try:
+        for name in pair:
+            ended = at_home(tmp_path, *via, name, "--", "hostname")
+            assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr
+        ended = at_home(tmp_path, *via, pair[0], "--", "printf '%s.' 'a  b' \"$HOME\"; exit 3")
+        assert (ended.returncode, ended.stdout) == (3, "a  b./root."), ended.stderr
+        assert at_home(tmp_path, *via, "nobody").returncode == os.EX_NOINPUT
+    finally:
+        host.stop()
 
 
 def test_the_journals_of_several_machines_come_line_by_line(cloud: Cloud, pair: tuple[str, str]) -> None:
