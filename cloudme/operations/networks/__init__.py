@@ -34,7 +34,7 @@ from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations.networks import changes, sharing, trunks, truth
+from cloudme.operations.networks import changes, serving, sharing, trunks, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
 from cloudme.store import Store
 
@@ -129,12 +129,12 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
         _stop(transaction, store, network, files, forget=True)
     if not transaction.dry_run:
         transaction.host.net.sweep()
-        between.refresh(transaction.host, store)
         for folder in (store.world.reservations(name), store.world.host_names(name)):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (store.world.leases(name), store.world.network_lock(name)):
+        for file in (store.world.leases(name), store.world.reached_domains(name), store.world.network_lock(name)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
+        refresh_names(transaction.host, store, files=files)
 
 
 def stop(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
@@ -166,8 +166,8 @@ def refresh_names(
     host: Host, store: Store, *, coming: Sequence[Machine] = (), files: HostFiles = HOST_FILES,
 ) -> None:
     """Call it after `store.reserve` and `store.release`, and where ports or addresses change: the rules between
-    networks are those of the machines, dnsmasq forgets what is no longer reserved, and the block in the hosts file says
-    what is. coming: machines that are not published yet.
+    networks are those of the machines, dnsmasq forgets what is no longer reserved and knows what is reached, and the
+    block in the hosts file says what is reserved. coming: machines that are not published yet.
 
     dnsmasq forgets a reservation only on SIGHUP, and never a lease: it would refuse the address to its next owner.
     """
@@ -176,6 +176,7 @@ def refresh_names(
         if network.resolve == Resolve.hosts:
             with store.locked():
                 changes.write_block(files.hosts, truth.mark(store.world, network), truth.host_lines(store, network))
+        serving.tell_reached(store, network)
         if not network.external and changes.send(host, store, network, signal.SIGHUP):
             reserved = set(store.reservations(network.name).values())
             for mac, address in truth.leases(store, network):
