@@ -154,6 +154,10 @@ class World:
         """The folder that dnsmasq reads as `hostsdir`: one file a machine."""
         return os.path.join(self.networks, f"{network}.hosts")
 
+    def reached_domains(self, network: str) -> str:
+        """The file that dnsmasq reads as `servers-file`: the domains of the networks that this one reaches."""
+        return os.path.join(self.networks, f"{network}.servers")
+
     def leases(self, network: str) -> str:
         """dnsmasq's own notes of who has which address."""
         return os.path.join(self.networks, f"{network}.leases")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import struct
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from cloudme.formats import render
@@ -34,7 +35,18 @@ def configuration(network: Network, world: World, *, user: str, resolv_file: str
         reservations=world.reservations(network.name), host_names=world.host_names(network.name),
         leases=world.leases(network.name), pid_file=world.dnsmasq(network.name, "pid"),
         log=world.dnsmasq(network.name, "log"), user=user, resolv_file=resolv_file,
+        reached=[world.host_names(name) for name in network.reaches or () if name != network.name],
+        reached_domains=world.reached_domains(network.name),
     )
+
+
+def reached_domains(network: Network, networks: Iterable[Network]) -> str:
+    """The text of a `servers-file`: nobody is asked about the domains that dnsmasq knows all of.
+
+    networks:  those that there are. Of what is external others know more than we do.
+    """
+    return "".join(f"server=/{one.domain}/\n" for one in networks
+                   if one.name in (network.reaches or ()) and not one.external)
 
 
 def table(network: Network) -> str:

@@ -32,11 +32,16 @@ Found = Callable[[tuple[str | int, ...], tuple[int, int], tuple[int, int]], None
 
 def read(text: str, found: Found) -> Any:
     """Raises SyntaxErrors."""
+    node = composed(text)
+    return None if node is None else _Values(found).one(node, (), _place(node))
+
+
+def composed(text: str) -> Any:
+    """The root of a document's nodes, whatever their tags are; None where there is none. Raises SyntaxErrors."""
     import yaml
 
     try:
-        node = yaml.compose(text, Loader=_loader())
-        return None if node is None else _Values(found).one(node, (), _place(node))
+        return yaml.compose(text, Loader=_loader())
     except yaml.YAMLError as error:
         raise SyntaxErrors(_mistake(error, text)) from None
 

@@ -27,6 +27,10 @@ class Left:
     vlans: list[Name] = field(default_factory=list)
     failed: dict[str, CloudMeError] = field(default_factory=dict)
 
+    def paths(self) -> list[str]:
+        """Where a file would have them."""
+        return [f"machines.{one.name}" for one in self.machines] + [f"networks.vlans.{name}" for name in self.vlans]
+
 
 def left_over(store: Store, noted: Notes, homelab: Homelab) -> Left:
     """A machine that was destroyed, and made again by somebody else, is none; nor is one that is defined."""

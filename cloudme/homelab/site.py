@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import filecmp
+import functools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from cloudme import claim, seed, shared
-from cloudme.errors import AlreadyExists, NotFound
+from cloudme.errors import AlreadyExists, ConfigError, NotFound
 from cloudme.formats import seeds
+from cloudme.formats.homelab import files
 from cloudme.homelab import notes
 from cloudme.model import units
 from cloudme.model.definitions import borrowed
@@ -99,8 +101,7 @@ class Site:
         """Its text, as it is in its file; '' for none. Raises NotFound, SpecError."""
         if not one.declared.user_data:
             return ""
-        text = notes.content(one.declared.user_data).decode(errors="replace")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
+        text = _user_data(one.declared.user_data)
         seeds.kind(text, one.declared.user_data)
         return text
 
@@ -147,6 +148,21 @@ def check_apart(one: Planned, taken: Mapping[tuple[str, object], str]) -> None:
             raise AlreadyExists(f"{value} is the {key} of '{owner}'", hint="choose another one")
 
 
+def _user_data(path: str) -> str:
+    text = notes.content(path).decode(errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
+
+
+def _amiss(key: str, path: str, configure: bool) -> str:
+    """Why a file is none that this key may name; '' where it may be, nobody can tell, or it does not matter now."""
+    try:
+        if key == "playbook":
+            return files.playbook(notes.content(path), path) if configure else ""
+        return files.user_data(_user_data(path), path) if key == "user_data" else ""
+    except NotFound as error:
+        return error.message
+
+
 def _same(path: str, copy: str) -> bool:
     """Raises NotFound where nobody can read the first of them."""
     if not os.path.isfile(path) or not os.access(path, os.R_OK):
@@ -180,15 +196,29 @@ def networks(homelab: Homelab, store: Store, settings: Settings) -> dict[Name, N
     return found
 
 
-def surroundings(store: Store, settings: Settings, configuration: HostConfiguration | None) -> Surroundings:
-    """What this host has, for the checks of a file."""
+def surroundings(
+    store: Store, settings: Settings, configuration: HostConfiguration | None, *, earlier: Collection[str],
+    prune: bool, configure: bool,
+) -> Surroundings:
+    """What this host has, for the checks of a file.
+
+    earlier: see Surroundings.  prune: what of that the file has not, goes.  configure: playbooks will be applied.
+    """
+    going = earlier if prune else ()
+    known = [*store.networks(), *(shared.networks() if store.world.rootless else [])]
+    networks: dict[str, Network] = {
+        network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
+    with contextlib.suppress(ConfigError):  # told where a machine is on it
+        networks.setdefault(DEFAULT_NETWORK, store.designed(settings))
     return Surroundings(
         ram_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // units.MIB,
         templates={template.name: template.shape.ram_mib for template in store.templates()},
         default_mib=settings.ram_mib, images=[image.name for image in store.images()],
-        networks=[network.name for network in [
-            *store.networks(), *(shared.networks() if store.world.rootless else [])]],
-        tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists)
+        networks=networks, idle=() if store.network() else (DEFAULT_NETWORK,), earlier=earlier,
+        owners={network: {address: owner for address, owner in store.owners(network).items()
+                          if f"machines.{owner}" not in going} for network in networks},
+        tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists,
+        amiss=functools.cache(functools.partial(_amiss, configure=configure)))
 
 
 def small(homelab: Homelab) -> Homelab:

@@ -119,6 +119,9 @@ class Links:
         with _netlink() as netlink:
             vlans.make(netlink, bridge, mac, alias)
 
+    def check_trunks(self) -> None:
+        vlans.check(_netlink)
+
     def add_vlan(self, bridge: str, vlan: int, link: str) -> None:
         with _netlink() as netlink:
             vlans.add(netlink, bridge, vlan, link)

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
-from cloudme.errors import HostUnavailable
+from cloudme.errors import CloudMeError, HostUnavailable
+from cloudme.host import realm
 
 LACKING = "vlan_mode: bridges (cmnet create NAME --reaches none, without --vlan): a bridge for each works on any kernel"
 PVID = 0x2
 """BRIDGE_VLAN_INFO_PVID of linux/if_bridge.h."""
+
+
+@functools.cache
+def check(opened: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Make such a bridge, with a VLAN, in a network namespace of a thread's own, which ends with it.
+
+    opened: a netlink, where it is called.  Raises:  HostUnavailable, as `make` and `add` do.
+    """
+    def tried() -> None:
+        try:
+            realm.fresh()
+        except CloudMeError:  # then `make` says it
+            return
+        with opened() as netlink:
+            make(netlink, "cm-try", "02:00:00:00:00:01", "")
+            add(netlink, "cm-try", 2, "cm-try.2")
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(tried).result()
 
 
 def make(netlink: Any, bridge: str, mac: str, alias: str) -> None:

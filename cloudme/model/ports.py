@@ -159,6 +159,12 @@ class Net(Protocol):
         What joins it is in no VLAN.  Raises:  HostUnavailable where this kernel has none such.
         """
 
+    def check_trunks(self) -> None:
+        """Whether `set_trunk` and `add_vlan` work here, tried where nobody sees it. Nothing where that cannot be tried.
+
+        Raises:  HostUnavailable, as they do.
+        """
+
     def add_vlan(self, bridge: str, vlan: int, link: str) -> None:
         """The bridge carries the VLAN, and has the link of this name there. Likewise."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from cloudme.formats import dhcp
 from cloudme.host.run import Programs
 from cloudme.layout import World
 from cloudme.model.hostconfig import Settings
+from cloudme.model.names import Name
 
 run = Programs()
 
@@ -23,7 +25,9 @@ def test_dnsmasq_accepts_the_configuration(tmp_path: Path, user: str, resolv_fil
     if run.find("dnsmasq") is None:
         pytest.skip("needs dnsmasq")
     world = World(data=str(tmp_path), run=str(tmp_path), config=str(tmp_path))
-    network = Settings().network()
+    network = dataclasses.replace(Settings().network(), reaches=(Name("services"),))
+    Path(world.reached_domains("default")).parent.mkdir()
+    Path(world.reached_domains("default")).write_text("server=/services.cloudme/\n")
     for folder in (world.reservations("default"), world.host_names("default")):
         os.makedirs(folder)
     conf = tmp_path / "dnsmasq.conf"

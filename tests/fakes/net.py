@@ -56,9 +56,12 @@ class FakeNet:
         self.known[bridge] = dataclasses.replace(before, alias=alias, addresses=(address,), up=True,
                                                  addresses6=(address6,) if address6 else ())
 
-    def set_trunk(self, bridge: str, mac: str, alias: str) -> None:
+    def check_trunks(self) -> None:
         if not self.vlans:
             raise HostUnavailable("this kernel's bridges do not keep VLANs apart")
+
+    def set_trunk(self, bridge: str, mac: str, alias: str) -> None:
+        self.check_trunks()
         before = self.known.get(bridge, Link(name=bridge, kind="bridge"))
         self.known[bridge] = dataclasses.replace(before, alias=alias, up=True, filtering=True)
 

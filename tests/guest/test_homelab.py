@@ -179,6 +179,7 @@ def test_vlans_are_apart_and_ports_are_open_as_listed(lab: Lab) -> None:
     assert lab.asked("", "vault:8200", f"vault:{UNLISTED}", "registry:5000", f"registry:{UNLISTED}", "vault:22") == [
         "vault", "no", "registry", "no", "ssh"]
     assert lab.cloud.run("vmping", "vault", "jenkins", "registry").count(" ok ") == 3
+    assert lab.guest("jenkins", "getent ahostsv4 registry").split()[0] == ADDRESSES["registry"]
     lab.guest("registry", "systemctl stop listening")
     ended = lab.cloud.call("vmping", "vault", "registry")
     assert ended.returncode == 1 and b"tcp/5000:closed" in ended.stdout, ended.stdout

@@ -66,16 +66,37 @@ class Client:
         return inside(self.namespace, lambda: ask(name, server))
 
 
+A, PTR, AAAA = 1, 12, 28
+"""RFC 1035, 3.2.2; RFC 3596."""
+
+
 def ask(name: str, server: str) -> list[str]:
-    """An A query (RFC 1035, 4.1) and the addresses of its answer."""
+    return answer(name, server)[1]
+
+
+def answer(name: str, server: str, kind: int = A) -> tuple[int, list[str]]:
+    """A query (RFC 1035, 4.1): the code of its answer, and the addresses, or the names."""
     labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
-        client.sendto(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + b"\0\0\x01\0\x01", (server, 53))
+        client.sendto(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + struct.pack("!x2H", kind, 1), (server, 53))
         reply = client.recv(2048)
-    count = struct.unpack("!H", reply[6:8])[0]
-    records = reply[12 + len(labels) + 5:]
-    return [socket.inet_ntoa(records[16 * number + 12:16 * number + 16]) for number in range(count)]
+    (count,), records, found = struct.unpack("!H", reply[6:8]), reply[12 + len(labels) + 5:], []
+    for _ in range(count):
+        end = 12 + struct.unpack("!H", records[10:12])[0]
+        found.append(_told(records[12:end], kind))
+        records = records[end:]
+    return reply[3] & 15, found
+
+
+def _told(data: bytes, kind: int) -> str:
+    if kind != PTR:
+        return socket.inet_ntop(socket.AF_INET if kind == A else socket.AF_INET6, data)
+    labels = []
+    while data[0]:
+        labels.append(data[1:data[0] + 1].decode())
+        data = data[data[0] + 1:]
+    return ".".join(labels)
 
 
 @dataclass

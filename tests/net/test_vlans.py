@@ -106,7 +106,9 @@ def test_without_vlans_in_the_kernel_the_hint_names_what_works(make_realm: Calla
         realm.run("ip", "link", "set", "bridge0", "type", "bridge", "vlan_filtering", "1")
         pytest.skip("this kernel's bridges keep VLANs apart: tests/guest/test_vlans.py is for those")
     before = realm.run("ip", "-br", "link"), realm.run("nft", "list", "ruleset")
-    ended = realm.cmnet("create", "services", "--vlan", "20", "--bridge", "vmbr0", "--cidr", "10.20.20.0/24", status=69)
-    assert "CONFIG_BRIDGE_VLAN_FILTERING" in ended.stderr and "vlan_mode: bridges" in ended.stderr
+    for more in (["--dry-run"], []):
+        ended = realm.cmnet("create", "services", "--vlan", "20", "--bridge", "vmbr0", "--cidr", "10.20.20.0/24", *more,
+                            status=69)
+        assert "CONFIG_BRIDGE_VLAN_FILTERING" in ended.stderr and "vlan_mode: bridges" in ended.stderr
     assert (realm.run("ip", "-br", "link"), realm.run("nft", "list", "ruleset")) == before
     assert [one["network"] for one in json.loads(realm.cmnet("list", "--json").stdout)] == ["default"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from ipaddress import IPv4Network
 
 import pytest
 
 from cloudme.homelab import site
 from cloudme.model.names import Name
+from cloudme.model.network import Link
 from cloudme.model.steps import Transaction
 from cloudme.operations import networks
 from cloudme.store import take_lock
-from tests.unit.labs import SETTINGS, TWO, Lab, by_hand, lab, one
+from tests.unit.labs import ONE, SETTINGS, TWO, Lab, by_hand, lab, one
 from tests.unit.test_homelab import said
 
 __all__ = ["lab"]
@@ -174,7 +176,11 @@ def test_one_machine_that_becomes_replicas_is_left_over(lab: Lab) -> None:
 def test_a_machine_that_was_renamed_keeps_its_address_until_it_goes(lab: Lab) -> None:
     lab.well(one("ip: 10.1.0.10, vsock_cid: 5, mac: 52:54:00:00:00:01"))
     text = one("ip: 10.1.0.10, vsock_cid: 5, mac: 52:54:00:00:00:01").replace("db:", "sql:")
-    assert lab.apply(text).status == 73
+    before = lab.everything()
+    ended = lab.apply(text)
+    assert (ended.status, lab.everything()) == (65, before)
+    assert ended.stderr.endswith("cloudme.yaml:3:42: machines.sql.ip: 10.1.0.10 is the address of 'db' "
+                                 "(it is no longer in the file: --prune destroys it)\n")
     assert lab.apply(text, "--dry-run", "--prune").status == 0
     assert lab.runs() == {"db"}
     assert lab.well(text, "--prune", "-y") == {"sql": "made, started"}
@@ -265,9 +271,53 @@ def test_the_way_of_keeping_vlans_apart_changes_while_machines_are_off(lab: Lab)
 def test_a_network_that_cannot_be_had_fails_its_machines_alone(lab: Lab) -> None:
     lab.net.vlans = False
     text = one().replace("machines:", "machines:\n  own: {template: debian}")
+    before = lab.everything()
+    dry = lab.apply(text, "--dry-run")
+    assert (dry.status, lab.everything()) == (69, before)
     ended = lab.apply(text)
+    assert dry.stderr in ended.stderr
     assert (ended.status, lab.told(ended)) == (69, {"own": "made, started", "db": "failed"})
     assert ended.stderr.count("do not keep VLANs apart") == 1
+
+
+def test_what_is_in_the_way_of_a_vlan_is_told_before_anything_is_changed(lab: Lab) -> None:
+    lab.well("machines: {}")  # its lock is a file
+    own = site.networks(said(one()), lab.store, SETTINGS)[Name("lan")]
+    with Transaction(lab.host, lambda line: None) as transaction:
+        networks.create(transaction, lab.store, dataclasses.replace(own, name=Name("home"), vlan=9))
+    by_hand(lab, "a", "home")
+    lab.net.known["wlan0"] = Link(name="wlan0", routes=(IPv4Network("10.0.0.0/14"),))
+    before = lab.everything()
+    for text, status, words in (
+        (TWO, 65, "2:11: networks.vlans.lan: 10.1.0.0/24 overlaps with 10.1.0.0/24, the network 'home'\n"),
+        ("machines: {b: {template: debian, network: home, ip: 10.1.0.2}}", 65,
+         "1:53: machines.b.ip: 10.1.0.2 is the address of 'a'\n"),
+        (TWO.replace("10.1.0", "10.5.0"), 78, "10.2.0.0/24 overlaps with 10.0.0.0/14, which wlan0 has\n"
+         "cmapply: (another --cidr for 'dmz', or cidr in the file of a homelab)\n"),
+    ):
+        for more in (["--dry-run"], []):
+            ended = lab.apply(text, *more)
+            assert (ended.status, ended.stdout, lab.everything()) == (status, "", before)
+            assert ended.stderr.endswith(words)
+    assert lab.well(TWO.replace("10.1.0", "10.5.0"), "db") == {"db": "made, started"}
+
+
+def test_a_host_that_is_elsewhere_has_the_machines_that_it_can_have(lab: Lab) -> None:
+    lab.well(TWO)
+    lab.stop()
+    lab.net.known |= {"wlan0": Link(name="wlan0", routes=(IPv4Network("10.2.0.0/16"),))}
+    ended = lab.apply(TWO)
+    assert (ended.status, lab.told(ended)) == (78, {"db": "started", "web00": "failed", "web01": "failed"})
+
+
+def test_a_vlan_that_was_renamed_has_its_addresses_when_the_old_one_is_gone(lab: Lab) -> None:
+    lab.well(one())
+    renamed = ONE.partition("machines")[0].replace("lan:", "home:")
+    ended = lab.apply(renamed)
+    assert ended.status == 65 and "the network 'lan' (it is no longer in the file: --prune destroys it)" in ended.stderr
+    lab.destroy("db")
+    assert lab.well(renamed, "--prune", "-y") == {}
+    assert [network.name for network in lab.store.networks()] == ["home"]
 
 
 def test_an_empty_file_prunes_nobody(lab: Lab) -> None:

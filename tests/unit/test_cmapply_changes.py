@@ -175,7 +175,7 @@ def test_memory_is_given_back_at_once_and_more_needs_a_restart(lab: Lab) -> None
 
 def test_user_data_is_that_of_the_file_whatever_its_lines_end_with(lab: Lab) -> None:
     given = lab.folder / "user-data"
-    given.write_bytes(b"#cloud-config\r\npackages: [vim]\r\n\xff")
+    given.write_bytes(b"#cloud-config\r\npackages: [vim]\r\n# \xff")
     text = one("user_data: user-data")
     lab.well(text)
     assert lab.well(text, "--restart") == {"db": "ok"}

@@ -112,7 +112,34 @@ def test_a_playbook_that_went_meanwhile_fails_its_machine(lab: Lab) -> None:
     assert ended.status == 65 and "other.yml" in ended.stderr
 
 
+def test_a_playbook_that_is_none_is_told_before_anything_is_made(lab: Lab) -> None:
+    book, data = lab.folder / "db.yml", lab.folder / "user-data"
+    book.write_text("- hosts: all\n  tasks:\n  - debug: msg: hi\n")
+    data.write_text("#cloud-config\n- packages\n")
+    text = one("playbook: db.yml, user_data: user-data, mem: x")
+    before = lab.everything()
+    for words in (["--dry-run"], []):
+        ended = lab.apply(text, *words)
+        assert (ended.status, lab.everything()) == (65, before)
+        assert [line.rpartition("cloudme.yaml:")[2] for line in ended.stderr.splitlines()] == [
+            f"3:47: machines.db.playbook: {book}:3:15: mapping values are not allowed here",
+            f"3:66: machines.db.user_data: {data}:2:1: after #cloud-config an object is wanted, as {{packages: [git]}}",
+            "3:82: machines.db.mem: 'x' is no size (for instance 2G, 512M)"]
+    data.write_text("#cloud-config\n")
+    assert lab.well(text.replace(", mem: x", ""), "--no-configure") == {"db": "made, started"}  # as at boot
+    os.unlink(book)
+    book.mkdir()
+    assert f"db.playbook: {book}: Is a directory" in lab.apply(text).stderr
+
+
 # where the host lacks something
+
+def test_a_default_network_that_cannot_be_is_told_only_to_who_wants_it(lab: Lab) -> None:
+    os.makedirs(lab.store.world.config, exist_ok=True)
+    Path(lab.store.world.config, "cloudme.toml").write_text('[network]\naddress = "10.0.0.0/24"\n')
+    assert lab.well(one()) == {"db": "made, started"}
+    assert lab.apply(one().replace(", vlan: lan", "")).status == 78
+
 
 def test_without_vsock_a_machine_has_none_until_the_host_has(lab: Lab) -> None:
     lab.files.remove("/dev/vhost-vsock")

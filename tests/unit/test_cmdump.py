@@ -62,8 +62,8 @@ def test_what_was_applied_comes_out_as_it_was_written(lab: Lab) -> None:
 
 def test_paths_are_from_the_current_folder(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     (lab.folder / "books").mkdir()
-    for name in ("books/db.yml", "user-data"):
-        (lab.folder / name).write_text("#cloud-config\n")
+    for name, content in (("books/db.yml", "[]\n"), ("user-data", "#cloud-config\n")):
+        (lab.folder / name).write_text(content)
     text = one("playbook: books/db.yml, user_data: user-data")
     lab.well(text)
     assert dumped(lab) == said(text)

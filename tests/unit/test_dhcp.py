@@ -12,21 +12,32 @@ from cloudme.errors import ConfigError
 from cloudme.formats import blocks, dhcp
 from cloudme.layout import World
 from cloudme.model.hostconfig import Settings
+from cloudme.model.names import Name
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "network"
 WORLD = World(data="/data", run="/run/cm", config="/nowhere")
 NETWORK = Settings().network()
+REACHING = dataclasses.replace(NETWORK, reaches=(Name("services"), NETWORK.name, Name("lan"), Name("not-yet")))
 
 
 @pytest.mark.parametrize(("file", "text"), [
     ("host.conf", dhcp.configuration(NETWORK, WORLD, user="dnsmasq", resolv_file="/etc/resolv.conf")),
     ("realm.conf", dhcp.configuration(
         NETWORK, World(data="/data", run="/run/cm", config="/nowhere", realm="demo"), user="", resolv_file=None)),
+    ("reaching.conf", dhcp.configuration(REACHING, WORLD, user="", resolv_file=None)),
     ("nat.nft", dhcp.rules(NETWORK, WORLD)),
     ("routed.nft", dhcp.rules(dataclasses.replace(NETWORK, nat=False), WORLD)),
 ])
 def test_what_is_written_is_as_the_golden_file(file: str, text: str) -> None:
     assert text == (DATA / file).read_text()
+
+
+def test_nobody_is_asked_about_the_domains_of_the_networks_that_are_reached() -> None:
+    services = dataclasses.replace(NETWORK, name=Name("services"), domain="s.example")
+    lan = dataclasses.replace(NETWORK, name=Name("lan"), domain="home", external=True, dhcp_first=None, dhcp_last=None)
+    other = dataclasses.replace(NETWORK, name=Name("other"), domain="o.example")
+    assert dhcp.reached_domains(REACHING, (services, lan, other)) == "server=/s.example/\n"
+    assert dhcp.reached_domains(NETWORK, (services, lan, other)) == ""
 
 
 def test_a_large_network_raises_dnsmasqs_limit_of_leases() -> None:

@@ -62,7 +62,7 @@ def test_the_seeds_own_words_are_understood() -> None:
 
 def test_the_examples_six_machines_are_right() -> None:
     reading = homelab.read(EXAMPLE, Surroundings(ram_mib=64 << 10, templates={"debian": 1024}, images=(), tags=(),
-                                                         networks=(), exists=lambda path: False))
+                                                         networks={}, exists=lambda path: False))
     assert reading.complaints == ()
     machines = {str(machine.name): machine for machine in planned.planned(reading.homelab)}
     assert list(machines) == ["vault", "jenkins", "registry", "k8s-master", "k8s-worker-1", "k8s-worker-2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Interface
 from typing import Any
 
 import pytest
@@ -13,11 +14,25 @@ from cloudme.formats import homelab, located
 from cloudme.formats.values import ITEMS
 from cloudme.model.homelab.checks import Surroundings
 from cloudme.model.homelab.nouns import Severity
+from cloudme.model.names import Name
+from cloudme.model.network import Network
 from tests.unit.test_homelab import valid
 from tests.unit.test_located import PLAIN
 
-AROUND = Surroundings(ram_mib=8192, templates={"t": 1024}, images=("debian-12",), networks=("lab",), tags=("gpu",),
-                      exists=lambda path: path in ("/srv/there", "dir/site.yml", "dir/x"))
+
+def made(name: str, address: str, *, shared: bool = False) -> Network:
+    own = IPv4Interface(address)
+    return Network(name=Name(name), bridge=name, address=own, dhcp_first=own.ip + 1, dhcp_last=own.ip + 9,
+                   domain=name, shared=shared)
+
+
+AROUND = Surroundings(ram_mib=8192, templates={"t": 1024}, images=("debian-12",), tags=("gpu",),
+                      networks={"lab": made("lab", "172.16.7.1/24"), "default": made("default", "10.8.0.1/24"),
+                                "root": made("root", "172.16.9.1/24", shared=True)}, idle=("default",),
+                      owners={"lab": {"172.16.7.7": "by-hand", "172.16.7.8": "left", "172.16.7.9": "a"},
+                              "lan": {"10.1.0.7": "by-hand"}}, earlier=("machines.left",),
+                      exists=lambda path: path in ("/srv/there", "dir/site.yml", "dir/x", "dir/bad.yml"),
+                      amiss=lambda key, path: f"{path}:3: no {key}" if path == "dir/bad.yml" else "")
 
 
 LAN = "networks: {vlans: {lan: {id: 5, cidr: 10.1.0.0/24}}}"
@@ -134,7 +149,24 @@ BEYOND_SCHEMA = [
      "machines.a.ip: 10.1.0.255 is an end of 10.1.0.0/24, and no machine's address (replica 5)"),
     ("networks: {vlans: {lan: 7}}\nhosts: {template: t, vlan: lan}\nmachines: {a: {ip: 10.1.0.5}, b: {ip: §10.1.1.5}}",
      "machines.b.ip: 10.1.1.5 is not in 10.1.0.0/24, the VLAN 'lan'"),
-    (two("ip: 10.1.0.5", "ip: §10.1.0.5"), "machines.b.ip: 10.1.0.5 is that of 'a', too"),
+    (machine("vlan: lan, ip: §10.1.0.7"), "machines.a.ip: 10.1.0.7 is the address of 'by-hand'"),
+    (machine("network: lab, ip: §10.8.0.7"), "machines.a.ip: 10.8.0.7 is not in 172.16.7.0/24, the network 'lab'"),
+    (machine("ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is not in 10.8.0.0/24, the network 'default'"),
+    (machine("network: lab, ip: §172.16.7.1"), "machines.a.ip: 172.16.7.1 is the gateway of 'lab'"),
+    (machine("network: lab, ip: §172.16.7.255"),
+     "machines.a.ip: 172.16.7.255 is an end of 172.16.7.0/24, and no machine's address"),
+    (machine("network: lab, ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is the address of 'by-hand'"),
+    (machine("network: lab, replicas: 2, ip: §172.16.7.6"),
+     "machines.a.ip: 172.16.7.7 is the address of 'by-hand' (replica 1)"),
+    (machine("network: lab, ip: §172.16.7.8"),
+     "machines.a.ip: 172.16.7.8 is the address of 'left' (it is no longer in the file: --prune destroys it)"),
+    ("networks: {vlans: {§x: {id: 5, cidr: 172.16.6.0/23}}}",
+     "networks.vlans.x: 172.16.6.0/23 overlaps with 172.16.7.0/24, the network 'lab'"),
+    ("networks: {vlans: {§x: {id: 5, cidr: 10.8.0.0/24}}}\nmachines: {a: {template: t}}",
+     "networks.vlans.x: 10.8.0.0/24 overlaps with 10.8.0.0/24, the network 'default'"),
+    (machine("playbook: §bad.yml"), "machines.a.playbook: dir/bad.yml:3: no playbook"),
+    (f"hosts: {{user_data: §bad.yml}}\n{LAN}", "hosts.user_data: dir/bad.yml:3: no user_data"),
+    (two("ip: 10.8.0.5", "ip: §10.8.0.5"), "machines.b.ip: 10.8.0.5 is that of 'a', too"),
     (two("mac: '02:00:00:00:00:01'", "mac: §02-00-00-00-00-01"),
      "machines.b.mac: 02:00:00:00:00:01 is that of 'a', too"),
     (two("vsockCid: 5", "vsockCid: §5"), "machines.b.vsockCid: 5 is that of 'a', too"),
@@ -220,8 +252,8 @@ def test_the_schema_does_not_know_what_only_the_whole_is_wrong_about(text: str) 
 
 def test_all_mistakes_are_told_at_once_in_the_files_order() -> None:
     text = machine("vcpu: 0, mem: 2Q, vlan: nowhere, tap_id: 1234567890123456, ports: {ssh: 0}",
-                   "  b: {templat: t, vsock_cid: 1}\n  c: {template: t, ip: 10.1.0.9}\n"
-                   "  d: {template: t, ip: 10.1.0.9}")
+                   "  b: {templat: t, vsock_cid: 1}\n  c: {template: t, ip: 10.8.0.9}\n"
+                   "  d: {template: t, ip: 10.8.0.9}")
     assert [line.split(": ")[0:2] for line in complaints(text)] == [
         ["dir/c.yaml:3:26", "machines.a.vcpu"], ["dir/c.yaml:3:34", "machines.a.mem"],
         ["dir/c.yaml:3:44", "machines.a.vlan"], ["dir/c.yaml:3:61", "machines.a.tap_id"],
@@ -254,6 +286,15 @@ def test_2048_on_a_microvm_is_applied_as_2047_and_said_so() -> None:
 
 def test_a_share_is_made_where_its_owner_is_said_and_files_are_looked_for_beside_the_file() -> None:
     assert complaints(machine("shares: {source: /srv/gone, mount_point: /x, owner: root}, playbook: site.yml")) == []
+
+
+@pytest.mark.parametrize("text", [
+    machine("network: lab, ip: 172.16.7.9"), machine("network: root, ip: 172.16.9.9"), machine("ip: 10.8.0.9"),
+    "networks: {vlans: {lab: {id: 5, cidr: 172.16.7.0/24}}}", "networks: {vlans: {x: {id: 5, cidr: 172.16.9.0/24}}}",
+    "networks: {vlans: {x: {id: 5, cidr: 10.8.0.0/24}}}\nmachines: {a: {template: t, network: lab}}",
+])
+def test_what_is_in_nobodys_way_is_right(text: str) -> None:
+    assert complaints(text) == []
 
 
 def test_toml_and_json_have_places_too() -> None:

@@ -52,7 +52,7 @@ def started(store: Store, files: HostFiles, network: Network = NETWORK, **parts:
     return host
 
 
-def go(operation: Callable[..., None], host: Host, store: Store, network: Network, files: HostFiles) -> list[str]:
+def go(operation: Callable[..., None], host: Host, store: Store, network: Network | str, files: HostFiles) -> list[str]:
     said: list[str] = []
     with Transaction(host, said.append) as transaction:
         operation(transaction, store, network, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,25 @@ def test_two_networks_make_one_bridge_and_the_last_takes_it_away(store: Store, h
     said = go(networks.stop, host, store, SERVICES, files)
     assert said[-2:] == ["remove vmbr0.20", "remove the bridge vmbr0"]
     assert set(host.net.links()) == {"eth1"}
+
+
+def test_dnsmasq_is_told_of_what_is_reached_when_that_comes_and_goes(
+    store: Store, host: Host, files: HostFiles,
+) -> None:
+    go(networks.create, host, store, MANAGEMENT, files)
+    told = Path(store.world.reached_domains("management"))
+    assert told.read_text() == ""
+    go(networks.create, host, store, SERVICES, files)
+    assert told.read_text() == "server=/services.lab/\n"
+    assert isinstance(host.run, fakes.FakeNft)
+    signals = host.run.daemons[store.world.dnsmasq("management", "conf")]
+    signals.clear()
+    go(networks.delete, host, store, "services", files)
+    assert told.read_text() == "" and signal.SIGHUP in signals
+    assert networks.status(host, store, MANAGEMENT, files).amiss == ()
+    assert not os.path.exists(store.world.reached_domains("services"))
+    go(networks.delete, host, store, "management", files)
+    assert os.listdir(store.world.networks) == ["vmbr0.lock"]
 
 
 RIGHT = {

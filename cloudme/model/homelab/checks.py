@@ -8,9 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from ipaddress import IPv4Address, IPv4Interface
 
 from cloudme.errors import SpecError, UsageError
 from cloudme.model import limits
@@ -21,7 +20,7 @@ from cloudme.model.homelab.nouns import Homelab, Remark, Severity, VlanMode
 from cloudme.model.homelab.planned import Planned
 from cloudme.model.machine import Board
 from cloudme.model.names import Name
-from cloudme.model.network import DEFAULT_NETWORK
+from cloudme.model.network import DEFAULT_NETWORK, Network
 from cloudme.model.share import SHARES_MAX
 from cloudme.model.units import MIB, human
 
@@ -31,19 +30,27 @@ class Surroundings:
     """What the host has. None: nobody looked, and nothing is said of it.
 
     templates: their memory in MiB, by name.   default_mib: the memory of a machine that stands on none.
-    networks:  those of `cmnet`.               tags: those of the host configuration.
+    networks:  those of `cmnet`, by name.      tags: those of the host configuration.
+    idle:      those of them that are not started before a machine wants them.
+    owners:    who has which address of them: network -> address -> name.
+    earlier:   what cmapply made of an earlier file and may destroy, as 'machines.db', 'networks.vlans.lan'.
     configuration: that of the host, which says what its tags bring.
     exists:    whether there is a file or folder of this path; a relative one is from the file's folder.
+    amiss:     why a file is none that this key may name, '' where it may be; likewise.
     """
 
     ram_mib: int | None = None
     templates: Mapping[str, int] | None = None
     default_mib: int = 1024
     images: Collection[str] | None = None
-    networks: Collection[str] | None = None
+    networks: Mapping[str, Network] | None = None
+    idle: Collection[str] = ()
+    owners: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    earlier: Collection[str] = ()
     tags: Collection[str] | None = None
     configuration: HostConfiguration | None = None
     exists: Callable[[str], bool] | None = None
+    amiss: Callable[[str, str], str] | None = None
 
 
 NOTHING_KNOWN = Surroundings()
@@ -62,19 +69,20 @@ def every(homelab: Homelab, around: Surroundings = NOTHING_KNOWN, *, folder: str
         return
     machines = planned.planned(homelab, site=site)
     yield from _vlans(homelab)
+    yield from _overlaps(homelab, machines, around)
     yield from _origins(homelab, machines, around, told)
     yield from _places(homelab, machines, around, told)
     if around.tags is not None:
         yield from _tags(homelab, around.tags, around.configuration)
     yield from _kinds(homelab, machines, told)
     yield from _clashes(machines)
-    yield from _addresses(homelab, machines)
+    yield from _addresses(homelab, machines, around)
     yield from _shares(homelab)
     yield from _hardware(machines)
     yield from _memory(homelab, machines, around)
     yield from _order(homelab, told)
     if around.exists:
-        yield from _missing(homelab, folder, around.exists)
+        yield from _files(homelab, folder, around.exists, around.amiss)
 
 
 def _unknown(what: str, name: str, known: Collection[str]) -> str:
@@ -118,6 +126,27 @@ def _vlans(homelab: Homelab) -> Iterator[Remark]:
         before.append(name)
 
 
+def _overlaps(homelab: Homelab, machines: list[Planned], around: Surroundings) -> Iterator[Remark]:
+    """VLANs in whose way networks of `cmnet` are; not those of root's, which are elsewhere."""
+    vlans, used = homelab.networks.vlans, {_network(machine) for machine in machines}
+    others = {name: network.address.network for name, network in (around.networks or {}).items()
+              if name not in vlans and not network.shared and (name in used or name not in around.idle)}
+    for name in vlans:
+        own = planned.subnet(homelab, name)
+        for other, theirs in others.items():
+            if own and own.network.overlaps(theirs):
+                yield Remark(f"networks.vlans.{name}", f"{own.network} overlaps with {theirs}, the network '{other}'"
+                             + _going(around, f"networks.vlans.{other}"), of_key=True)
+
+
+def _network(machine: Planned) -> str:
+    return machine.declared.vlan or machine.declared.network or DEFAULT_NETWORK
+
+
+def _going(around: Surroundings, path: str) -> str:
+    return " (it is no longer in the file: --prune destroys it)" if path in around.earlier else ""
+
+
 def _origins(
     homelab: Homelab, machines: list[Planned], around: Surroundings, told: Collection[str],
 ) -> Iterator[Remark]:
@@ -155,7 +184,7 @@ def _places(
     for path, name in _values(homelab, "network"):
         if name in vlans:
             yield Remark(path, f"'{name}' is a VLAN: say vlan, not network")
-        elif around.networks is not None and name not in (DEFAULT_NETWORK, *around.networks):
+        elif around.networks is not None and name not in {DEFAULT_NETWORK, *around.networks}:
             yield Remark(path, _unknown("network", name, around.networks))
     for machine in machines:
         if machine.tap_id in (homelab.networks.bridge, homelab.networks.uplink):
@@ -229,26 +258,38 @@ def _clashes(machines: list[Planned]) -> Iterator[Remark]:
                     yield Remark(f"{path}.{key}", f"{value} is that of '{owner.name}', too")
 
 
-def _addresses(homelab: Homelab, machines: list[Planned]) -> Iterator[Remark]:
-    """Addresses that are none of their VLAN's; of replicas the first such."""
+def _addresses(homelab: Homelab, machines: list[Planned], around: Surroundings) -> Iterator[Remark]:
+    """Addresses that no machine, or not this one, can have; of replicas the first such."""
+    mine = {machine.name for machine in machines}
     for entry, group in itertools.groupby(machines, lambda machine: machine.entry):
-        declared, mine = homelab.machines[entry], [machine.declared for machine in group]
-        own = planned.subnet(homelab, mine[0].vlan) if declared.ip and mine[0].vlan else None
-        for number, one in enumerate(mine if own else ()):
-            if what := _unfit(one.ip, own, one.vlan or ""):
+        declared = homelab.machines[entry]
+        for number, one in enumerate(group if declared.ip else ()):
+            if what := _unfit(homelab, one, around) or _taken(one, around, mine):
                 yield Remark(f"machines.{entry}.ip", what + (f" (replica {number})" if declared.replicas else ""))
                 break
 
 
-def _unfit(address: IPv4Address | None, own: IPv4Interface | None, vlan: str) -> str:
-    """Why no machine can have this address. own: the gateway, with the VLAN's network."""
+def _unfit(homelab: Homelab, machine: Planned, around: Surroundings) -> str:
+    """Why no machine can have this address on its network."""
+    address, vlan, name = machine.declared.ip, machine.declared.vlan, _network(machine)
+    network = (around.networks or {}).get(name)
+    own = planned.subnet(homelab, vlan) if vlan else network.address if network else None
     if not own:
         return ""
     if address is None or address not in own.network:
-        return f"{address or 'what comes after 255.255.255.255'} is not in {own.network}, the VLAN '{vlan}'"
+        return (f"{address or 'what comes after 255.255.255.255'} is not in {own.network}, the "
+                f"{'VLAN' if vlan else 'network'} '{name}'")
     if own.network.prefixlen < 31 and address in (own.network.network_address, own.network.broadcast_address):
         return f"{address} is an end of {own.network}, and no machine's address"
-    return f"{address} is the gateway of '{vlan}'" if address == own.ip else ""
+    return f"{address} is the gateway of '{name}'" if address == own.ip else ""
+
+
+def _taken(machine: Planned, around: Surroundings, mine: Collection[str]) -> str:
+    """Who has its address, and is none of `mine`."""
+    owner = around.owners.get(_network(machine), {}).get(str(machine.declared.ip), "")
+    if not owner or owner in mine:
+        return ""
+    return f"{machine.declared.ip} is the address of '{owner}'{_going(around, f'machines.{owner}')}"
 
 
 def _shares(homelab: Homelab) -> Iterator[Remark]:
@@ -316,7 +357,10 @@ def _order(homelab: Homelab, told: Collection[str]) -> Iterator[Remark]:
 FILES = ("kernel", "initrd", "playbook", "user_data")
 
 
-def _missing(homelab: Homelab, folder: str, exists: Callable[[str], bool]) -> Iterator[Remark]:
+def _files(
+    homelab: Homelab, folder: str, exists: Callable[[str], bool], amiss: Callable[[str, str], str] | None,
+) -> Iterator[Remark]:
+    """Those that are missing, or none of their kind."""
     named = [(f"hosts.{key}", getattr(homelab.hosts, key)) for key in FILES if hasattr(homelab.hosts, key)]
     for entry, declared in homelab.machines.items():
         named += [(f"machines.{entry}.{key}", getattr(declared, key)) for key in FILES]
@@ -325,5 +369,8 @@ def _missing(homelab: Homelab, folder: str, exists: Callable[[str], bool]) -> It
                 yield Remark(f"machines.{entry}.shares[{number}].source",
                              f"there is no {share.source}; with owner or mode it would be made")
     for path, value in named:
-        if value and not exists(os.path.join(folder, value)):
-            yield Remark(path, f"there is no {os.path.join(folder, value)}")
+        file = os.path.join(folder, value or "")
+        if value and not exists(file):
+            yield Remark(path, f"there is no {file}")
+        elif value and amiss and (what := amiss(path.rpartition(".")[2], file)):
+            yield Remark(path, what)

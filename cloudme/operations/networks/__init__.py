@@ -11,7 +11,7 @@ import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 
@@ -34,7 +34,7 @@ from cloudme.model.machine import Machine
 from cloudme.model.network import DEFAULT_NETWORK, Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations.networks import changes, sharing, trunks, truth
+from cloudme.operations.networks import changes, serving, sharing, trunks, truth
 from cloudme.operations.networks.truth import HOST_FILES, Found, HostFiles
 from cloudme.store import Store
 
@@ -129,12 +129,12 @@ def delete(transaction: Transaction, store: Store, name: str, files: HostFiles =
         _stop(transaction, store, network, files, forget=True)
     if not transaction.dry_run:
         transaction.host.net.sweep()
-        between.refresh(transaction.host, store)
         for folder in (store.world.reservations(name), store.world.host_names(name)):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (store.world.leases(name), store.world.network_lock(name)):
+        for file in (store.world.leases(name), store.world.reached_domains(name), store.world.network_lock(name)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
+        refresh_names(transaction.host, store, files=files)
 
 
 def stop(transaction: Transaction, store: Store, network: Network, files: HostFiles = HOST_FILES) -> None:
@@ -166,8 +166,8 @@ def refresh_names(
     host: Host, store: Store, *, coming: Sequence[Machine] = (), files: HostFiles = HOST_FILES,
 ) -> None:
     """Call it after `store.reserve` and `store.release`, and where ports or addresses change: the rules between
-    networks are those of the machines, dnsmasq forgets what is no longer reserved, and the block in the hosts file says
-    what is. coming: machines that are not published yet.
+    networks are those of the machines, dnsmasq forgets what is no longer reserved and knows what is reached, and the
+    block in the hosts file says what is reserved. coming: machines that are not published yet.
 
     dnsmasq forgets a reservation only on SIGHUP, and never a lease: it would refuse the address to its next owner.
     """
@@ -176,6 +176,7 @@ def refresh_names(
         if network.resolve == Resolve.hosts:
             with store.locked():
                 changes.write_block(files.hosts, truth.mark(store.world, network), truth.host_lines(store, network))
+        serving.tell_reached(store, network)
         if not network.external and changes.send(host, store, network, signal.SIGHUP):
             reserved = set(store.reservations(network.name).values())
             for mac, address in truth.leases(store, network):
@@ -330,6 +331,9 @@ def _check(host: Host, store: Store, network: Network, found: Found) -> None:
         return
     if network.vlan:
         trunks.check(network, found.links)
+        bridge = found.links.get(network.bridge)
+        if not (bridge and bridge.filtering):
+            host.net.check_trunks()
     else:
         _check_bridge(network, found)
     _check_addresses(store, network, found)
@@ -349,16 +353,33 @@ def _check_bridge(network: Network, found: Found) -> None:
             raise AlreadyExists(f"the bridge '{network.bridge}' exists and is not cloudMe's", hint=other)
 
 
-def _check_addresses(store: Store, network: Network, found: Found) -> None:
-    """No other link has an address of ours, and no machine an address that is not."""
-    wanted = network.address.network
-    for link in found.links.values():
-        if link.name == network.link or link.alias == changes.alias(network):
+def check_apart(host: Host, store: Store, wanted: Sequence[Network]) -> None:
+    """Before the first of several is started: none has addresses of a link that is none of this home's.
+
+    Raises:  ConfigError.
+    """
+    links = host.net.links().values() if wanted else ()
+    for network in wanted:
+        _check_links(network, links, [*store.networks(), *wanted])
+
+
+def _check_links(network: Network, links: Iterable[Link], ours: Iterable[Network]) -> None:
+    """ours: whose links are no matter."""
+    wanted, marks = network.address.network, {changes.alias(one) for one in ours}
+    for link in links:
+        if link.name == network.link or link.alias in marks:
             continue
         for theirs in (*(address.network for address in link.addresses), *link.routes):
             if wanted.overlaps(theirs):
-                raise ConfigError(f"{wanted} overlaps with {theirs}, which {link.name} has",
-                                  hint="[network] address in cloudme.toml chooses another")
+                hint = "[network] address in cloudme.toml chooses another" if network.name == DEFAULT_NETWORK else \
+                    f"another --cidr for '{network.name}', or cidr in the file of a homelab"
+                raise ConfigError(f"{wanted} overlaps with {theirs}, which {link.name} has", hint=hint)
+
+
+def _check_addresses(store: Store, network: Network, found: Found) -> None:
+    """No other link has an address of ours, and no machine an address that is not."""
+    _check_links(network, found.links.values(), [network])
+    wanted = network.address.network
     for name, (_, text) in store.reservations(network.name).items():
         if shared.user_of(name):  # he is given another one
             continue

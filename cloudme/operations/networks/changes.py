@@ -273,6 +273,7 @@ class Serve:
         """dnsmasq goes into the background once it serves: its first process ends then, or with what is wrong."""
         world, name = self.store.world, self.network.name
         serving.furnish(world, name)
+        serving.tell_reached(self.store, self.network)
         conf = world.dnsmasq(name, "conf")
         write_atomic(conf, text)
         host.run(["dnsmasq", f"--conf-file={conf}"], confinement=serving.confinement(world))

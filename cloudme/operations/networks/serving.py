@@ -7,11 +7,14 @@ import pwd
 import shutil
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from cloudme import layout
+from cloudme.formats import dhcp
 from cloudme.layout import World
 from cloudme.model.confinement import SERVES_A_NETWORK, Capability, Confinement
-from cloudme.store import reported
+from cloudme.model.network import Network
+from cloudme.store import Store, reported, write_atomic
 
 SERVICE_USER = "dnsmasq"
 """Whom Debian's dnsmasq-base makes."""
@@ -66,6 +69,16 @@ def furnish(world: World, network: str) -> None:
         fd = os.open(leases, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         os.fchown(fd, uid, gid)
         os.close(fd)
+
+
+def tell_reached(store: Store, network: Network) -> None:
+    """dnsmasq reads it when it starts, and on SIGHUP: networks may come and go after the one that reaches them."""
+    if not network.reaches or network.external:
+        return
+    with store.locked():
+        text, path = dhcp.reached_domains(network, store.networks()), store.world.reached_domains(network.name)
+        if not os.path.exists(path) or Path(path).read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
 
 
 def _above(folder: str) -> Iterator[os.stat_result]:
