@@ -1,4 +1,4 @@
-"""cmapply, and what stands in its way: other machines, playbooks, hosts, notes, interrupts, users."""
+"""cmapply, and what stands in its way: other machines, playbooks, hosts, notes, users."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ import dataclasses
 import io
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 
 from cloudme import layout, shared
-from cloudme.cli import wiring
 from cloudme.layout import World
-from cloudme.model.launch import Launch
 from cloudme.model.names import DefinitionName, Name
 from cloudme.model.network import Network
-from cloudme.model.ports import HostReport, Power, Target
+from cloudme.model.ports import HostReport
 from cloudme.store import Store
-from tests import fakes
-from tests.conftest import Ended
 from tests.unit.labs import REALM, SETTINGS, TWO, Lab, by_hand, lab, one
 from tests.unit.test_networks import files
 from tests.unit.test_shared import root
@@ -218,112 +211,6 @@ def test_notes_that_are_lost_are_made_again(lab: Lab) -> None:
     os.unlink(lab.store.world.homelab)
     lab.well(TWO)
     assert lab.notes() == before
-
-
-# interrupts
-
-class Awaited(fakes.FakeShell):
-    """Notes who is awaited, and who runs by then."""
-
-    def __init__(self, lab: Lab) -> None:
-        super().__init__()
-        self.lab = lab
-        self.seen: dict[str, set[str]] = {}
-
-    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
-        self.seen.setdefault(target.name, self.lab.runs())
-        return super().probe(target, timeout_s=timeout_s)
-
-
-class Interrupting(fakes.FakeShell):
-    """Machines are silent, and somebody who waits for them types Ctrl-C, once: at the third try he surely waits."""
-
-    tries = 0
-
-    def probe(self, target: Target, *, timeout_s: float = 5) -> str:
-        self.tries += 1
-        if self.tries == 3:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        return "silent"
-
-
-@dataclasses.dataclass
-class Hasty(fakes.FakeHypervisor):
-    """Somebody types Ctrl-C when machines are started; or stopped, before."""
-
-    when: str = ""
-
-    def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
-        raise KeyboardInterrupt
-
-    def stop(self, machines: Sequence[Power], *, timeout_s: float, say: Callable[[str], None]) -> None:
-        if self.when == "stop":
-            raise KeyboardInterrupt
-        super().stop(machines, timeout_s=timeout_s, say=say)
-
-
-def interrupted(lab: Lab, text: str) -> Ended:
-    """Apply a file, interrupted while its first machines are awaited."""
-    before, lab.host = lab.host, dataclasses.replace(lab.host, shell=Interrupting())
-    ended = lab.apply(text)
-    lab.host = before
-    return ended
-
-
-def test_an_interrupt_leaves_notes_of_what_was_done_and_the_realm(lab: Lab) -> None:
-    ended = interrupted(lab, TWO)
-    assert ended.status == 130 and lab.kept == [True]
-    assert lab.runs() == {"db"}
-    assert list(lab.notes()["machines"]) == ["db"] and lab.notes()["vlans"] == ["lan", "dmz"]
-    assert lab.well(OTHER, "--prune", "-y") == {"other": "made"}
-    assert [machine.name for machine in lab.store.machines()] == ["other"]
-    assert [network.name for network in lab.store.networks()] == ["default"]
-
-
-def test_who_was_not_awaited_is_before_others_start(lab: Lab) -> None:
-    interrupted(lab, TWO)
-    shell = Awaited(lab)
-    lab.host = dataclasses.replace(lab.host, shell=shell)
-    assert lab.well(TWO) == {"db": "ok", "web00": "made, started", "web01": "made, started"}
-    everybody = {"db", "web00", "web01"}
-    assert shell.seen == {"db": {"db"}, "web00": everybody, "web01": everybody}
-    shell.seen.clear()
-    lab.well(TWO)
-    assert shell.seen == {}
-
-
-def test_an_interrupt_in_the_middle_of_making_leaves_nothing(lab: Lab) -> None:
-    lab.iso.fails = [KeyboardInterrupt()]
-    assert lab.apply(one()).status == 130
-    assert lab.store.machines() == [] and lab.store.owners("lan") == {}
-    assert lab.notes()["machines"] == {}
-
-
-def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(lab: Lab) -> None:
-    lab.well(one())
-    before = lab.machine("db")
-    lab.iso.fails = [KeyboardInterrupt()]
-    assert lab.apply(one("hostname: other"), "--restart").status == 130
-    assert lab.machine("db") == before and lab.runs() == {"db"}
-
-
-@pytest.mark.parametrize(("when", "words"), [("stop", "is powering down: when it is off, vmstart db"),
-                                             ("start", "is off: vmstart db")])
-@pytest.mark.parametrize("name", ["cmapply", "vmrestart"])
-def test_an_interrupt_that_leaves_a_machine_off_says_so(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, when: str, words: str,
-) -> None:
-    lab.well(one())
-    lab.host = dataclasses.replace(lab.host, qemu=Hasty(running=lab.qemu.running, when=when))
-    monkeypatch.setattr(wiring, "host", lambda world: lab.host)
-    ended = (lab.apply(one("hostname: other"), "--restart") if name == "cmapply"
-             else lab.command("vmrestart", "db", "--realm", REALM))
-    assert ended.status == 130 and ended.stderr.endswith(f"{name}: db {words}\n{name}: interrupted\n")
-
-
-def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab) -> None:
-    assert interrupted(lab, one()).status == 130  # and not when its time is over
-    assert lab.runs() == {"db"}
 
 
 # files of each kind
