@@ -53,7 +53,8 @@ def _while_it_runs(
     assert outcome.record
     machine, done, errors = outcome.record, [], list[CloudMeError]()
     resizes = [difference.key for difference in rest] == ["mem"]
-    for keys, make in LIVE.items():
+    shrinks = wanted.shape.ram_mib < machine.shape.ram_mib  # then memory goes first: a limit may not be below it
+    for keys, make in reversed(LIVE.items()) if shrinks else LIVE.items():
         mine = [one for one in found if one.key in keys and (resizes or one not in rest)]
         if mine:
             try:

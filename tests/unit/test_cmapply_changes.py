@@ -131,7 +131,7 @@ def test_all_that_fails_at_once_is_told(lab: Lab) -> None:
     lab.groups.lacks = HostUnavailable("no cgroups")
     lab.qemu.told.balloon = fakes.FakeBalloon(ram=1 << 30, left=1 << 30, used=900 << 20)
     ended = lab.apply(one("mem: 600, limits: {cpus: 1.5}"))
-    assert ended.status == 69 and "no cgroups; 'db' uses" in ended.stderr
+    assert ended.status == 64 and "would starve it; no cgroups" in ended.stderr
     assert "needs a restart: mem" in ended.stderr
 
 
@@ -169,6 +169,15 @@ def test_memory_is_given_back_at_once_and_more_needs_a_restart(lab: Lab) -> None
     lab.qemu.told.answers["balloon"] = lab.qemu.told.answers["query-balloon"] = HostUnavailable("none")
     lab.qemu.told.answers["query-memory-size-summary"] = {"base-memory": 1 << 30}
     assert lab.well(one("mem: 600")) == {"db": "needs a restart"}
+
+
+def test_memory_and_its_limit_change_in_one_step_both_ways(lab: Lab) -> None:
+    lab.well(one("mem: 2G, limits: {memory: 3G}"))
+    lab.qemu.told.balloon = fakes.FakeBalloon(ram=2 << 30, left=2 << 30)
+    for mem, limit in (1024, 1500), (2048, 3072):
+        assert lab.well(one(f"mem: {mem}, limits: {{memory: {limit}M}}")) == {"db": "changed limits, changed mem"}
+        machine = lab.machine("db")
+        assert (machine.shape.ram_mib, machine.limits.memory_mib, len(lab.qemu.launches)) == (mem, limit, 1)
 
 
 # files that the file names
