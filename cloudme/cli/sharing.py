@@ -21,9 +21,9 @@ def wanted(texts: list[str] | None) -> tuple[Share, ...]:
     return share.apart([_absolute(text) for text in texts or ()])
 
 
-def _absolute(text: str) -> Share:
+def _absolute(text: str, there: Sequence[Share] = ()) -> Share:
     source, colon, rest = text.partition(":")
-    return share.parsed(f"{os.path.abspath(source)}{colon}{rest}" if source else text)
+    return share.parsed(f"{os.path.abspath(source)}{colon}{rest}" if source else text, there)
 
 
 def tell_kind(args: argparse.Namespace, host: Host, shares: Sequence[Share]) -> None:
@@ -37,7 +37,8 @@ def update(args: argparse.Namespace) -> None:
     """vmupdate --share, --no-share."""
     store, settings, host = cli.store(args), cli.settings(args), cli.host(args)
     machine = store.machine(selection.named(store, cli.named(args) or ""))
-    new = sharing.changed(machine, [_absolute(text) for text in args.share or ()], args.no_share or ())
+    more = [_absolute(text, machine.shares) for text in args.share or ()]
+    new = sharing.changed(machine, more, args.no_share or ())
     if new == machine:
         cli.teller(args)(f"'{machine.name}' is so already")
         return

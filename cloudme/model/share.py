@@ -62,8 +62,11 @@ def tag_of(mount_point: str) -> str:
     return short(re.sub("[^A-Za-z0-9_.-]", "-", mount_point.strip("/")), TAG_MAX)
 
 
-def parsed(text: str) -> Share:
-    """A share as it is given on command lines (FORM); its source may be relative to nothing. Raises UsageError."""
+def parsed(text: str, there: Iterable[Share] = ()) -> Share:
+    """A share as it is given on command lines (FORM); its source may be relative to nothing. Raises UsageError.
+
+    there: those that the machine has; one at the same mount point keeps its tag, where none is given.
+    """
     source, _, rest = text.partition(":")
     mount_point, _, more = rest.partition(":")
     if not source or not mount_point:
@@ -74,7 +77,9 @@ def parsed(text: str) -> Share:
     mode = words.get("mode")
     if mode is not None and not re.fullmatch("0?[0-7]{3}", mode):
         raise UsageError(f"'{mode}' is no mode of a folder", hint="as 0750")
-    return Share(source=source, mount_point=mount_point.rstrip("/") or "/", tag=words.get("tag") or tag_of(mount_point),
+    mount_point = mount_point.rstrip("/") or "/"
+    tags = [one.tag for one in there if one.mount_point == mount_point]
+    return Share(source=source, mount_point=mount_point, tag=words.get("tag") or [*tags, tag_of(mount_point)][0],
                  readonly="ro" in words, owner=words.get("owner"), mode=int(mode, 8) if mode else None)
 
 

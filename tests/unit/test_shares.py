@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from cloudme.operations.checks.look import Look
 from cloudme.qemu import files, hardware, launch, virtiofs
 from cloudme.store import Store, take_lock
 from tests import fakes
+from tests.conftest import Ended as Told
 from tests.unit.test_launch import argv
 from tests.unit.test_vmrunning import machine
 from tests.unit.test_warm import make, template
@@ -62,6 +63,18 @@ def test_a_share_is_read_as_it_is_written(text: str, found: Share) -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         share.parsed(text)
+
+
+def test_a_share_that_is_given_no_tag_keeps_the_one_that_it_has(command: Callable[..., Told]) -> None:
+    there = Share(source="/s", mount_point="/srv/some/very/long/place/for/all/of/it",
+                  tag="e-very-long-place-for-all-of-it")
+    store = Store(layout.world())
+    os.makedirs(store.world.machine("web00"))
+    store.publish(dataclasses.replace(machine("web00"), shares=(DATA, there)))
+    text = f"/s:{there.mount_point}"
+    assert "so already" in command("vmupdate", "web00", "--share", text, "--dry-run").stderr
+    assert share.parsed(f"{text}/:ro", [DATA, there]) == dataclasses.replace(there, readonly=True)
+    assert share.parsed(f"{text}:tag=it", [there]).tag == "it"
 
 
 def test_shares_are_added_replaced_and_taken_away() -> None:
