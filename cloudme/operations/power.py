@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -148,26 +148,31 @@ def stop(
 ) -> None:
     """Power all of `machines` down and return when none runs: the power button, `quit`, kill.
 
-    An interrupt cannot take the button back: that is said of who still runs.
-
     again:  they are about to start again, and keep the host's devices that they have.
     """
     own = [machine for machine in machines if not machine.definition]
     defined.check_apart(own)
     with ThreadPoolExecutor(max_workers=1) as pool:
         others = pool.submit(_stop_units, host, [machine for machine in machines if machine.definition], timeout_s, say)
-        try:
-            host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
-            others.result()
-        except (KeyboardInterrupt, Terminated):
-            for name in [machine.name for machine in machines if store.is_running(machine)]:
-                say(f"{name} is powering down: when it is off, vmstart {name}")
-            raise
+        host.qemu.stop([power(store, machine) for machine in own], timeout_s=timeout_s, say=say)
+        others.result()
     for machine in own:
         host.qemu.bury(machine.uuid)
     host.groups.sweep()
     forwards.end(host, store, machines)
     passthrough.sweep(host, store.world, besides=own if again else (), own=own, tell=say)
+
+
+@contextlib.contextmanager
+def restarting(store: Store, machines: Iterable[Machine], say: Callable[[str], None]) -> Iterator[None]:
+    """Around a stop of `machines` that are to start again: an interrupt cannot take the power button back, and may come
+    before it was pressed. That is said of who still runs."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        for name in [machine.name for machine in machines if store.is_running(machine)]:
+            say(f"{name} may be powering down: when it is off, vmstart {name}")
+        raise
 
 
 def tell_off(store: Store, machines: Iterable[Machine], say: Callable[[str], None]) -> None:
@@ -234,7 +239,8 @@ class Stop:
         return f"stop {self.machine.name}"
 
     def do(self, host: Host) -> None:
-        stop(host, self.store, [self.machine], timeout_s=self.settings.stop_timeout_s, say=self.say)
+        with restarting(self.store, [self.machine], self.say):
+            stop(host, self.store, [self.machine], timeout_s=self.settings.stop_timeout_s, say=self.say)
 
     def undo(self, host: Host) -> None:
         start(Transaction(host, self.say), self.store, [self.store.machine(self.machine.name)], self.settings)

@@ -106,7 +106,7 @@ def test_an_interrupt_in_the_middle_of_a_restart_lets_the_machine_run_as_before(
     assert lab.machine("db") == before and lab.runs() == {"db"}
 
 
-@pytest.mark.parametrize(("when", "words"), [("stop", "is powering down: when it is off, vmstart db"),
+@pytest.mark.parametrize(("when", "words"), [("stop", "may be powering down: when it is off, vmstart db"),
                                              ("start", "is off: vmstart db")])
 @pytest.mark.parametrize("name", ["cmapply", "vmrestart"])
 def test_an_interrupt_that_leaves_a_machine_off_says_so(
@@ -118,6 +118,17 @@ def test_an_interrupt_that_leaves_a_machine_off_says_so(
     ended = (lab.apply(one("hostname: other"), "--restart") if name == "cmapply"
              else lab.command("vmrestart", "db", "--realm", REALM))
     assert ended.status == 130 and ended.stderr.endswith(f"{name}: db {words}\n{name}: interrupted\n")
+
+
+@pytest.mark.parametrize("destroys", [True, False])
+def test_who_stops_machines_and_interrupts_it_is_not_told_to_start_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, destroys: bool,
+) -> None:
+    lab.well(one())
+    lab.host = dataclasses.replace(lab.host, qemu=Hasty(running=lab.qemu.running, when="stop"))
+    monkeypatch.setattr(wiring, "host", lambda world: lab.host)
+    ended = lab.apply(OTHER, "--prune", "-y") if destroys else lab.command("vmstop", "db", "--realm", REALM)
+    assert ended.status == 130 and "vmstart" not in ended.stderr and lab.runs() == {"db"}
 
 
 def test_a_wait_is_over_when_somebody_interrupts_it(lab: Lab) -> None:
