@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from cloudme import claim, monitors
-from cloudme.errors import AlreadyExists, CloudMeError, HostUnavailable
+from cloudme.errors import AlreadyExists, Busy, CloudMeError, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.site import Site, network_name
 from cloudme.model import identity, limits
@@ -169,8 +169,10 @@ def _pluggable(site: Site, old: Machine, wanted: Machine) -> bool:
 
 
 def _shares(site: Site, changes: Transaction, old: Machine, wanted: Machine) -> Machine:
+    """Raises Busy where it is no longer `_pluggable`: once they are in its record, nobody is told that they wait."""
     new = _with_shares(old, wanted)
-    sharing.update(changes, site.store, old, new, site.settings)
+    if why := sharing.update(changes, site.store, old, new, site.settings):
+        raise Busy(f"'{old.name}' cannot have its shares while it runs: {why}", hint="cmapply --restart")
     return new
 
 

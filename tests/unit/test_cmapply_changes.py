@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,16 @@ from tests.unit.labs import REALM, TWO, Lab, lab, one
 from tests.unit.test_shares_live import Ports
 
 __all__ = ["lab"]
+
+
+class Leaving(Ports):
+    """Its guest agent answers once."""
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        answer = super().execute(command, **arguments)
+        if command == "query-chardev":
+            self.answers[command] = []
+        return answer
 
 
 def test_a_machine_that_was_stopped_for_a_change_that_fails_runs_again(lab: Lab) -> None:
@@ -153,6 +164,18 @@ def test_a_share_that_is_in_use_holds_no_other_change_back(lab: Lab) -> None:
     lab.agent.ended.clear()
     assert lab.well(one("mem: 600")) == {"db": "changed shares"}
     assert lab.machine("db").shares == () and monitor.ports["rp1"] == []
+
+
+def test_shares_that_can_no_longer_come_at_once_are_no_change(lab: Lab) -> None:
+    (lab.folder / "data").mkdir()
+    text = one("group: pf1, shares: [{source: %s, mount_point: /srv}]" % (lab.folder / "data"))
+    lab.well(one())
+    lab.qemu.told = monitor = Leaving()
+    monitor.root = []
+    ended = lab.apply(text)
+    assert (ended.status, lab.told(ended)) == (75, {"db": "changed group, failed"}) and "no guest agent" in ended.stderr
+    assert lab.machine("db").shares == ()
+    assert lab.well(text) == {"db": "needs a restart"}
 
 
 def test_memory_is_given_back_at_once_and_more_needs_a_restart(lab: Lab) -> None:
