@@ -13,7 +13,7 @@ from cloudme import cli, index, layout
 from cloudme.cli import launching, machines, wiring
 from cloudme.errors import CloudMeError, NotFound, SpecError, UsageError
 from cloudme.formats import homelab as homelab_format
-from cloudme.homelab import bringing, dumping, notes, pruning, site
+from cloudme.homelab import dumping, notes, pruning, site
 from cloudme.homelab.bringing import Bringing, Voice, Wishes
 from cloudme.homelab.outcomes import Outcome
 from cloudme.homelab.pruning import Left
@@ -59,7 +59,6 @@ def apply(args: argparse.Namespace) -> int:
                 voice=_voice(args, store, host), wishes=Wishes(
                     names=args.names or None, restart=args.restart, cold=args.cold, start=not args.no_start,
                     configure=not args.no_configure, dry_run=args.dry_run))
-            bringing.check(work)
             if args.prune:
                 pruning.machines(work, left)
                 pruning.vlans(work, left, unused=True)

@@ -56,20 +56,6 @@ class Voice:
     proxy: Callable[[Sequence[Machine]], AbstractContextManager[Callable[[Machine], Sequence[str]]]]
 
 
-def check(work: Bringing) -> None:
-    """Before anything is changed. Raises ConfigError where a VLAN that is new here overlaps with what the host has.
-
-    One that was had before fails alone, at its turn: a host that is elsewhere today has its other machines.
-    """
-    here, names = work.site, work.wishes.names
-    used = {site.network_name(one.declared) for one in planned.planned(work.homelab)
-            if names is None or Outcome(one).named(names)}
-    new = [network for name, network in site.networks(work.homelab, here.store, here.settings).items()
-           if (names is None or name in used)
-           and (not (before := here.store.network(name)) or before.address != network.address)]
-    networks.check_apart(here.host, here.store, new)
-
-
 @dataclass(slots=True, kw_only=True)
 class Bringing:
     """One call of cmapply. going: machines that it destroys. broken: networks that could not be had, and why.

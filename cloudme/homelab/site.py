@@ -132,6 +132,9 @@ class Site:
         for machine in self.store.machines():
             for nic in machine.nics:
                 found |= {("mac", nic.mac): machine.name, ("tap_id", nic.tap): machine.name}
+        for network in self.store.networks():
+            found |= {("address", (network.name, address)): owner
+                      for address, owner in self.store.owners(network.name).items()}
         prefix = f"{self.store.world.realm}/" if self.store.world.realm else ""
         own = {*names, *(f"{prefix}{name}" for name in names)}
         return {key: name for key, name in found.items() if key[1] is not None and name not in own}
@@ -143,9 +146,12 @@ def network_name(declared: Declared) -> Name:
 
 def check_apart(one: Planned, taken: Mapping[tuple[str, object], str]) -> None:
     """Raises AlreadyExists where a machine would have what is another one's. taken: see Site.strangers."""
-    for key, value in (("vsock_cid", one.declared.vsock_cid), ("mac", one.mac), ("tap_id", one.tap_id)):
+    seat = network_name(one.declared), str(one.declared.ip)
+    for key, value in (("vsock_cid", one.declared.vsock_cid), ("mac", one.mac), ("tap_id", one.tap_id),
+                       ("address", seat)):
         if owner := taken.get((key, value)):
-            raise AlreadyExists(f"{value} is the {key} of '{owner}'", hint="choose another one")
+            raise AlreadyExists(f"{one.declared.ip if value is seat else value} is the {key} of '{owner}'",
+                                hint="choose another one")
 
 
 def _user_data(path: str) -> str:
@@ -156,9 +162,9 @@ def _user_data(path: str) -> str:
 def _amiss(key: str, path: str, configure: bool) -> str:
     """Why a file is none that this key may name; '' where it may be, nobody can tell, or it does not matter now."""
     try:
-        if key == "playbook":
-            return files.playbook(notes.content(path), path) if configure else ""
-        return files.user_data(_user_data(path), path) if key == "user_data" else ""
+        if key == "playbook" and configure:
+            return files.playbook(notes.content(path), path)
+        return files.user_data(_user_data(path), path) if key == "user_data" and configure else ""
     except NotFound as error:
         return error.message
 
@@ -202,10 +208,11 @@ def surroundings(
 ) -> Surroundings:
     """What this host has, for the checks of a file.
 
-    earlier: see Surroundings.  prune: what of that the file has not, goes.  configure: playbooks will be applied.
+    earlier: see Surroundings.  prune: what of that the file has not, goes.  configure: other files are looked into; not
+    at boot, when one that is half written shall keep no machine down.
     """
     going = earlier if prune else ()
-    known = [*store.networks(), *(shared.networks() if store.world.rootless else [])]
+    known = [*(shared.networks() if store.world.rootless else []), *store.networks()]
     networks: dict[str, Network] = {
         network.name: network for network in known if f"networks.vlans.{network.name}" not in going}
     with contextlib.suppress(ConfigError):  # told where a machine is on it

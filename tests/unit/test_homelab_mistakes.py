@@ -149,21 +149,6 @@ BEYOND_SCHEMA = [
      "machines.a.ip: 10.1.0.255 is an end of 10.1.0.0/24, and no machine's address (replica 5)"),
     ("networks: {vlans: {lan: 7}}\nhosts: {template: t, vlan: lan}\nmachines: {a: {ip: 10.1.0.5}, b: {ip: §10.1.1.5}}",
      "machines.b.ip: 10.1.1.5 is not in 10.1.0.0/24, the VLAN 'lan'"),
-    (machine("vlan: lan, ip: §10.1.0.7"), "machines.a.ip: 10.1.0.7 is the address of 'by-hand'"),
-    (machine("network: lab, ip: §10.8.0.7"), "machines.a.ip: 10.8.0.7 is not in 172.16.7.0/24, the network 'lab'"),
-    (machine("ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is not in 10.8.0.0/24, the network 'default'"),
-    (machine("network: lab, ip: §172.16.7.1"), "machines.a.ip: 172.16.7.1 is the gateway of 'lab'"),
-    (machine("network: lab, ip: §172.16.7.255"),
-     "machines.a.ip: 172.16.7.255 is an end of 172.16.7.0/24, and no machine's address"),
-    (machine("network: lab, ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is the address of 'by-hand'"),
-    (machine("network: lab, replicas: 2, ip: §172.16.7.6"),
-     "machines.a.ip: 172.16.7.7 is the address of 'by-hand' (replica 1)"),
-    (machine("network: lab, ip: §172.16.7.8"),
-     "machines.a.ip: 172.16.7.8 is the address of 'left' (it is no longer in the file: --prune destroys it)"),
-    ("networks: {vlans: {§x: {id: 5, cidr: 172.16.6.0/23}}}",
-     "networks.vlans.x: 172.16.6.0/23 overlaps with 172.16.7.0/24, the network 'lab'"),
-    ("networks: {vlans: {§x: {id: 5, cidr: 10.8.0.0/24}}}\nmachines: {a: {template: t}}",
-     "networks.vlans.x: 10.8.0.0/24 overlaps with 10.8.0.0/24, the network 'default'"),
     (machine("playbook: §bad.yml"), "machines.a.playbook: dir/bad.yml:3: no playbook"),
     (f"hosts: {{user_data: §bad.yml}}\n{LAN}", "hosts.user_data: dir/bad.yml:3: no user_data"),
     (two("ip: 10.8.0.5", "ip: §10.8.0.5"), "machines.b.ip: 10.8.0.5 is that of 'a', too"),
@@ -221,6 +206,25 @@ BEYOND_SCHEMA = [
      "machines: all machines have 13G of memory, the host has 8G: that is more than 1.5 times as much (memory_ratio)"),
 ]
 
+ELSEWHERE = [
+    (machine("vlan: lan, ip: §10.1.0.7"), "machines.a.ip: 10.1.0.7 is the address of 'by-hand'"),
+    (machine("network: lab, ip: §10.8.0.7"), "machines.a.ip: 10.8.0.7 is not in 172.16.7.0/24, the network 'lab'"),
+    (machine("ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is not in 10.8.0.0/24, the network 'default'"),
+    (machine("network: lab, ip: §172.16.7.1"), "machines.a.ip: 172.16.7.1 is the gateway of 'lab'"),
+    (machine("network: lab, ip: §172.16.7.255"),
+     "machines.a.ip: 172.16.7.255 is an end of 172.16.7.0/24, and no machine's address"),
+    (machine("network: lab, ip: §172.16.7.7"), "machines.a.ip: 172.16.7.7 is the address of 'by-hand'"),
+    (machine("network: lab, replicas: 2, ip: §172.16.7.6"),
+     "machines.a.ip: 172.16.7.7 is the address of 'by-hand' (replica 1)"),
+    (machine("network: lab, ip: §172.16.7.8"),
+     "machines.a.ip: 172.16.7.8 is the address of 'left' (it is no longer in the file: --prune destroys it)"),
+    ("networks: {vlans: {§x: {id: 5, cidr: 172.16.6.0/23}}}",
+     "networks.vlans.x: 172.16.6.0/23 overlaps with 172.16.7.0/24, the network 'lab'"),
+    ("networks: {vlans: {§x: {id: 5, cidr: 10.8.0.0/24}}}\nmachines: {a: {template: t}}",
+     "networks.vlans.x: 10.8.0.0/24 overlaps with 10.8.0.0/24, the network 'default'"),
+]
+"""What somebody else than the file decides."""
+
 
 def place(text: str) -> tuple[str, int, int]:
     """The text without its mark, and where that was."""
@@ -238,13 +242,20 @@ def test_one_mistake_is_one_complaint_with_its_place(text: str, complaint: str) 
     assert complaints(text) == [f"dir/c.yaml:{line}:{column}: {complaint}"]
 
 
+@pytest.mark.parametrize(("text", "complaint"), ELSEWHERE)
+def test_what_others_decide_is_a_warning_with_its_place(text: str, complaint: str) -> None:
+    text, line, column = place(text)
+    path, _, what = complaint.partition(": ")
+    assert complaints(text) == [f"dir/c.yaml:{line}:{column}: {path}: warning: {what}"]
+
+
 @pytest.mark.parametrize("text", [text for text, _ in BY_ITSELF])
 def test_the_schema_knows_what_is_wrong_with_a_value_alone(text: str) -> None:
     document, _ = located.load(place(text)[0].encode(), ".yaml")
     assert not valid(document)
 
 
-@pytest.mark.parametrize("text", [text for text, _ in BEYOND_SCHEMA])
+@pytest.mark.parametrize("text", [text for text, _ in [*BEYOND_SCHEMA, *ELSEWHERE]])
 def test_the_schema_does_not_know_what_only_the_whole_is_wrong_about(text: str) -> None:
     document, _ = located.load(place(text)[0].encode(), ".yaml")
     assert valid(document)

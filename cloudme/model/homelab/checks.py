@@ -127,7 +127,10 @@ def _vlans(homelab: Homelab) -> Iterator[Remark]:
 
 
 def _overlaps(homelab: Homelab, machines: list[Planned], around: Surroundings) -> Iterator[Remark]:
-    """VLANs in whose way networks of `cmnet` are; not those of root's, which are elsewhere."""
+    """VLANs in whose way networks of `cmnet` are; not those of root's, which are elsewhere.
+
+    A warning, as of all that others than the file decide: it fails alone, and the others are there after a boot.
+    """
     vlans, used = homelab.networks.vlans, {_network(machine) for machine in machines}
     others = {name: network.address.network for name, network in (around.networks or {}).items()
               if name not in vlans and not network.shared and (name in used or name not in around.idle)}
@@ -136,7 +139,7 @@ def _overlaps(homelab: Homelab, machines: list[Planned], around: Surroundings) -
         for other, theirs in others.items():
             if own and own.network.overlaps(theirs):
                 yield Remark(f"networks.vlans.{name}", f"{own.network} overlaps with {theirs}, the network '{other}'"
-                             + _going(around, f"networks.vlans.{other}"), of_key=True)
+                             + _going(around, f"networks.vlans.{other}"), Severity.warning, of_key=True)
 
 
 def _network(machine: Planned) -> str:
@@ -264,8 +267,11 @@ def _addresses(homelab: Homelab, machines: list[Planned], around: Surroundings) 
     for entry, group in itertools.groupby(machines, lambda machine: machine.entry):
         declared = homelab.machines[entry]
         for number, one in enumerate(group if declared.ip else ()):
-            if what := _unfit(homelab, one, around) or _taken(one, around, mine):
-                yield Remark(f"machines.{entry}.ip", what + (f" (replica {number})" if declared.replicas else ""))
+            unfit = _unfit(homelab, one, around)
+            if what := unfit or _taken(one, around, mine):
+                severity = Severity.error if unfit and one.declared.vlan else Severity.warning
+                yield Remark(f"machines.{entry}.ip", what + (f" (replica {number})" if declared.replicas else ""),
+                             severity)
                 break
 
 

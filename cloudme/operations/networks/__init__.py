@@ -11,7 +11,7 @@ import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address
 
@@ -353,21 +353,11 @@ def _check_bridge(network: Network, found: Found) -> None:
             raise AlreadyExists(f"the bridge '{network.bridge}' exists and is not cloudMe's", hint=other)
 
 
-def check_apart(host: Host, store: Store, wanted: Sequence[Network]) -> None:
-    """Before the first of several is started: none has addresses of a link that is none of this home's.
-
-    Raises:  ConfigError.
-    """
-    links = host.net.links().values() if wanted else ()
-    for network in wanted:
-        _check_links(network, links, [*store.networks(), *wanted])
-
-
-def _check_links(network: Network, links: Iterable[Link], ours: Iterable[Network]) -> None:
-    """ours: whose links are no matter."""
-    wanted, marks = network.address.network, {changes.alias(one) for one in ours}
-    for link in links:
-        if link.name == network.link or link.alias in marks:
+def _check_addresses(store: Store, network: Network, found: Found) -> None:
+    """No other link has an address of ours, and no machine an address that is not."""
+    wanted = network.address.network
+    for link in found.links.values():
+        if link.name == network.link or link.alias == changes.alias(network):
             continue
         for theirs in (*(address.network for address in link.addresses), *link.routes):
             if wanted.overlaps(theirs):
@@ -375,11 +365,6 @@ def _check_links(network: Network, links: Iterable[Link], ours: Iterable[Network
                     f"another --cidr for '{network.name}', or cidr in the file of a homelab"
                 raise ConfigError(f"{wanted} overlaps with {theirs}, which {link.name} has", hint=hint)
 
-
-def _check_addresses(store: Store, network: Network, found: Found) -> None:
-    """No other link has an address of ours, and no machine an address that is not."""
-    _check_links(network, found.links.values(), [network])
-    wanted = network.address.network
     for name, (_, text) in store.reservations(network.name).items():
         if shared.user_of(name):  # he is given another one
             continue
