@@ -207,7 +207,10 @@ def power(store: Store, machine: Machine) -> Power:
 
 @dataclass(slots=True)
 class Start:
-    """Starts one machine. Undone by ending it, if it was we who started it: it has lived for moments."""
+    """Starts one machine. Undone by ending it, if it was we who started it: it has lived for moments.
+
+    Its devices may have been changed since its record was read: from when it runs, nobody changes them.
+    """
 
     store: Store
     machine: Machine
@@ -220,6 +223,10 @@ class Start:
     def do(self, host: Host) -> None:
         host.qemu.start(launch.of(self.machine, self.place))
         self.started = True
+        with self.store.locked(), contextlib.suppress(NotFound):  # it may be a template, or not be published yet
+            now = self.store.machine(self.machine.name)
+            if now.uuid == self.machine.uuid and now.devices != self.machine.devices:
+                raise Busy(f"somebody else has changed the devices of '{now.name}'", hint="try again")
 
     def undo(self, host: Host) -> None:
         if self.started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -11,17 +12,19 @@ import pytest
 from cloudme import layout
 from cloudme.errors import Busy, CommandFailed, NotFound, PeerError
 from cloudme.model.hostconfig import Settings
+from cloudme.model.launch import Launch
 from cloudme.model.machine import CloneRequest, Machine
 from cloudme.model.names import Name
 from cloudme.model.network import DEFAULT_NETWORK
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
-from cloudme.operations import clones, power, templates
+from cloudme.operations import clones, devices, power, templates
 from cloudme.qemu import launch
 from cloudme.store import Store, take_lock
 from tests import fakes
 
 SETTINGS = Settings()
+UUID = "8b18191a-234f-45ce-b43c-b46e28cd2f70"
 
 
 def template(store: Store, host: Host, name: str = "debian") -> None:
@@ -112,6 +115,27 @@ def test_a_machine_that_somebody_else_started_meanwhile_is_not_ended_by_our_undo
                                                     networks={DEFAULT_NETWORK: Settings().network()}))
     with pytest.raises(Busy), Transaction(host, lambda line: None) as transaction:
         transaction.apply([step])
+    assert store.is_running(machine)
+
+
+def test_a_machine_does_not_start_with_other_devices_than_its_record_has(store: Store) -> None:
+    class Late(fakes.FakeHypervisor):
+        def start(self, launch: Launch, *, timeout_s: float = 30) -> None:
+            devices.Change(store, machine, dataclasses.replace(machine, devices=("0000:01:00.0",))).do(host)
+            super().start(launch)
+
+    host = fakes.host()
+    template(store, host)
+    (machine,) = instantiate(store, host, request())
+    host.qemu.kill(layout.lock(store.folder(machine)))
+    host = fakes.host(qemu=Late())
+    place = launch.Place(folder=store.folder(machine), run="/run/x", accel="tcg",
+                         networks={DEFAULT_NETWORK: SETTINGS.network()})
+    with pytest.raises(Busy, match="changed the devices of 'web00'"), Transaction(host, print) as transaction:
+        transaction.apply([power.Start(store, machine, place)])
+    assert store.machine("web00").devices == ("0000:01:00.0",) and not store.is_running(machine)
+    other = dataclasses.replace(machine, uuid=UUID)  # as a template of that name has
+    power.Start(store, other, place).do(fakes.host())
     assert store.is_running(machine)
 
 
