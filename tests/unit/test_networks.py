@@ -6,7 +6,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cloudme.errors import (
 )
 from cloudme.layout import World
 from cloudme.model.hostconfig import Resolve, Settings
+from cloudme.model.names import Name
 from cloudme.model.network import Link, Network
 from cloudme.model.ports import Host
 from cloudme.model.steps import Transaction
@@ -178,6 +179,21 @@ def test_refresh_makes_dnsmasq_forget_what_is_no_longer_reserved(store: Store, f
     ((address, port, packet),) = host.net.sent
     assert (address, port, packet[12:16]) == ("10.210.0.1", 67, bytes((10, 210, 0, 8)))
     assert "10.210.0.7 web00.cloudme\n" in Path(files.hosts).read_text()
+
+
+def test_who_reaches_a_network_that_is_stopped_and_forgotten_knows_no_longer_its_domain(
+    store: Store, files: HostFiles,
+) -> None:
+    lab = Network(name=Name("lab"), bridge="cm-lab", address=IPv4Interface("10.44.0.1/24"), domain="lab.cloudme",
+                  dhcp_first=IPv4Address("10.44.0.2"), dhcp_last=IPv4Address("10.44.0.254"), reaches=(NETWORK.name,),
+                  resolve=Resolve.none)
+    host = started(store, files)
+    go(networks.start, host, store, lab, files)
+    known, conf = Path(store.world.reached_domains("lab")), store.world.dnsmasq("lab", "conf")
+    assert known.read_text() == "server=/cloudme/\n" and isinstance(host.run, fakes.FakeNft)
+    host.run.daemons[conf].clear()
+    go(networks.stop, host, store, NETWORK, files)
+    assert (known.read_text(), host.run.daemons) == ("", {conf: [signal.SIGHUP]})
 
 
 def test_refresh_of_what_is_not_started_does_nothing(store: Store, files: HostFiles) -> None:

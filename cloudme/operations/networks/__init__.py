@@ -149,6 +149,9 @@ def stop(transaction: Transaction, store: Store, network: Network, files: HostFi
     if not transaction.dry_run:
         transaction.host.net.sweep()
         between.refresh(transaction.host, store)
+        for other in store.networks():  # they may have reached it
+            serving.tell_reached(store, other)
+            changes.send(transaction.host, store, other, signal.SIGHUP)
 
 
 def _stop(transaction: Transaction, store: Store, network: Network, files: HostFiles, *, forget: bool) -> None:
