@@ -146,6 +146,7 @@ class Networks:
         ):
             with reported(folder):
                 os.makedirs(folder, exist_ok=True)
+                os.chmod(folder, 0o755)  # whatever the umask is: dnsmasq reads them as its own user
             write_atomic(os.path.join(folder, name), line)
 
     def release(self, network: str, name: str) -> None:

@@ -167,6 +167,16 @@ def test_reload_keeps_the_way_of_resolving_and_replaces_a_renamed_bridge(store: 
     assert store.network() == dataclasses.replace(renamed, resolve=Resolve.hosts)
 
 
+def test_dnsmasq_may_read_what_is_reserved_whatever_the_umask(store: Store) -> None:
+    """It serves a network of the LAN's nowhere, and reads its names for those that reach it."""
+    before = os.umask(0o077)
+    try:
+        store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
+    finally:
+        os.umask(before)
+    assert os.stat(store.world.host_names("default")).st_mode & 0o777 == 0o755
+
+
 def test_refresh_makes_dnsmasq_forget_what_is_no_longer_reserved(store: Store, files: HostFiles) -> None:
     host = started(store, files)
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
