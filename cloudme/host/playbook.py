@@ -125,9 +125,11 @@ class Heard:
         match event["event"]:
             case "runner_on_failed" | "runner_on_unreachable" if not data.get("ignore_errors"):
                 result = data.get("res") or {}
-                # a 'reason' is why a file could not be included; where, an error has said just before
-                words = self._error() if result.get("reason") else ""
-                self.said[data["host"]] = f"{data.get('task') or 'a task'}: {words or _words(result)}"
+                # a 'reason' is why a file could not be included; where, an error has said before, if it is the same
+                reason = " ".join(str(result.get("reason") or "").partition("\n\n")[0].split())
+                words = self._error() if reason else ""
+                self.said[data["host"]] = \
+                    f"{data.get('task') or 'a task'}: {words if words and reason in words else _words(result)}"
             case "playbook_on_task_start":
                 self.say(data.get("task", ""))
             case "playbook_on_stats":

@@ -16,6 +16,7 @@ import pytest
 from cloudme import layout
 from cloudme.cli import launching
 from cloudme.errors import CommandFailed, NotFound, SpecError, UsageError
+from cloudme.host.playbook import Heard
 from cloudme.model.ports import Host, HostReport
 from cloudme.operations import playbooks
 from cloudme.store import Store
@@ -72,6 +73,16 @@ def test_one_playbook_for_all_types_runs_once(store: Store) -> None:
     ansible = fakes.FakePlaybooks()
     configure(store, fakes.host(playbooks=ansible), {"web": "/p/all.yml", "sql": "/p/all.yml"})
     assert ansible.runs == [("/p/all.yml", ["sql00", "web00", "web01"])]
+
+
+def test_an_error_that_was_another_hosts_is_not_told_of_this_one() -> None:
+    """Ansible says an error once, however often it happens."""
+    heard = Heard("/p/web.yml", print)
+    heard.event({"event": "error", "stdout": "[ERROR]: no role 'one'\r\nOrigin: /p/web.yml:3:5\r\n\r\n3 - x"})
+    for host, reason in (("web00", "no role 'one'"), ("web01", "no role 'two'"), ("sql00", "no role  'one'\n\nIt is")):
+        heard.event({"event": "runner_on_failed", "event_data": {"host": host, "res": {"reason": reason}}})
+    assert heard.said == {"web00": "a task: /p/web.yml:3: no role 'one'", "web01": "a task: no role 'two'",
+                          "sql00": "a task: /p/web.yml:3: no role 'one'"}
 
 
 def test_a_type_without_a_playbook_is_ok(store: Store) -> None:
