@@ -21,7 +21,7 @@ from cloudme.disk import reported as reported
 from cloudme.disk import sync_folder as sync_folder
 from cloudme.disk import take_lock as take_lock
 from cloudme.disk import write_atomic as write_atomic
-from cloudme.errors import AlreadyExists, NotFound
+from cloudme.errors import AlreadyExists, NotFound, UsageError
 from cloudme.formats import records
 from cloudme.layout import World
 from cloudme.model.hostconfig import Settings
@@ -124,14 +124,15 @@ class Networks:
                      mode=0o644 if network.users else PRIVATE)
 
     def reservations(self, network: str) -> dict[Name, tuple[str, str]]:
-        """Whose is which address: name -> (mac, address). Read from what dnsmasq reads."""
+        """Whose is which address: name -> (mac, address). Read from what dnsmasq reads; others' files are left out."""
         folder = self.world.reservations(network)
         taken: dict[Name, tuple[str, str]] = {}
         with contextlib.suppress(FileNotFoundError):
             for file in os.listdir(folder):
                 if file.startswith("."):
                     continue
-                with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as text:
+                with (contextlib.suppress(FileNotFoundError, IsADirectoryError, UsageError, ValueError),
+                      open(os.path.join(folder, file), encoding="utf-8") as text):
                     mac, address, _ = text.read().strip().split(",")
                     taken[Name(file)] = mac, address
         return taken

@@ -177,6 +177,16 @@ def test_dnsmasq_may_read_what_is_reserved_whatever_the_umask(store: Store) -> N
     assert os.stat(store.world.host_names("default")).st_mode & 0o777 == 0o755
 
 
+def test_what_is_no_reservation_of_ours_stops_nothing(store: Store) -> None:
+    store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
+    folder = Path(store.world.reservations("default"))
+    (folder / "web00~").write_text(f"{OTHER},10.210.0.8,web00\n")
+    (folder / "printer").write_text(f"{OTHER},10.210.0.9\n")
+    (folder / "more").mkdir()
+    assert store.reservations("default") == {"web00": (MAC, "10.210.0.7")}
+    assert store.owners("default") == {}
+
+
 def test_refresh_makes_dnsmasq_forget_what_is_no_longer_reserved(store: Store, files: HostFiles) -> None:
     host = started(store, files)
     store.reserve(NETWORK, "web00", MAC, "10.210.0.7")
