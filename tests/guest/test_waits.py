@@ -98,5 +98,5 @@ def test_a_qemu_that_goes_ends_the_wait_at_once(cloud: Cloud, guest: str) -> Non
     wait.stderr.readline()  # it is at it
     store = Store(cloud.world)
     qemu.Qemu(Programs(), fakes.FakeNet()).kill(layout.lock(store.folder(store.machine(name))))
-    _, words = wait.communicate(timeout=20)
+    _, words = wait.communicate(timeout=100)
     assert wait.returncode == 76 and b"QEMU has gone" in words, words
