@@ -126,7 +126,7 @@ class Bringing:
 
     def _networks(self) -> None:
         store, settings = self.site.store, self.site.settings
-        used = {site.network_name(outcome.planned.declared) for outcome in self.outcomes}
+        used = {planned.network_name(outcome.planned.declared) for outcome in self.outcomes}
         self.site.coming.update(site.networks(self.homelab, store, settings))
         for name in [*self.site.coming, *sorted(used - set(self.site.coming))]:
             if self.wishes.names is not None and name not in used:
@@ -174,7 +174,7 @@ class Bringing:
             outcome.record = self.site.record(one.name)
             if not outcome.fit:
                 continue
-            if error := self.broken.get(site.network_name(one.declared)):
+            if error := self.broken.get(planned.network_name(one.declared)):
                 raise error
             if outcome.record and outcome.record.definition:
                 raise AlreadyExists(f"'{one.name}' is a machine that is defined", hint="another name")

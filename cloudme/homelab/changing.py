@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from cloudme import claim, monitors
 from cloudme.errors import AlreadyExists, Busy, CloudMeError, HostUnavailable
 from cloudme.homelab.outcomes import Outcome
-from cloudme.homelab.site import Site, network_name
+from cloudme.homelab.site import Site
 from cloudme.model import identity, limits
+from cloudme.model.homelab import planned
 from cloudme.model.homelab.intent import SEEDED, Difference, Way
 from cloudme.model.machine import Machine
 from cloudme.model.steps import Step, Transaction
@@ -220,7 +221,7 @@ def exchanges(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
               if (machine := one.record) and machine.nics}
     found: list[list[Outcome]] = []
     for one in outcomes:
-        owner = owners.get((network_name(one.planned.declared), str(one.planned.declared.ip)))
+        owner = owners.get((planned.network_name(one.planned.declared), str(one.planned.declared.ip)))
         if owner and owner is not one and owner.planned.declared.ip:
             mine = [one, owner] if one.record else [owner]
             for others in [group for group in found if any(member is own for member in group for own in mine)]:

@@ -59,7 +59,7 @@ class Site:
 
     def network(self, declared: Declared) -> Network:
         """That of a machine. Raises NotFound."""
-        return self._network(network_name(declared))
+        return self._network(planned.network_name(declared))
 
     def _network(self, name: Name) -> Network:
         return self.coming.get(name) or self.store.network_of(self.settings, name)
@@ -140,13 +140,9 @@ class Site:
         return {key: name for key, name in found.items() if key[1] is not None and name not in own}
 
 
-def network_name(declared: Declared) -> Name:
-    return declared.vlan or declared.network or DEFAULT_NETWORK
-
-
 def check_apart(one: Planned, taken: Mapping[tuple[str, object], str]) -> None:
     """Raises AlreadyExists where a machine would have what is another one's. taken: see Site.strangers."""
-    seat = network_name(one.declared), str(one.declared.ip)
+    seat = planned.network_name(one.declared), str(one.declared.ip)
     for key, value in (("vsock_cid", one.declared.vsock_cid), ("mac", one.mac), ("tap_id", one.tap_id),
                        ("address", seat)):
         if owner := taken.get((key, value)):
@@ -159,12 +155,12 @@ def _user_data(path: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")  # as it is read from the machine's folder
 
 
-def _amiss(key: str, path: str, configure: bool) -> str:
-    """Why a file is none that this key may name; '' where it may be, nobody can tell, or it does not matter now."""
+def _amiss(key: str, path: str) -> str:
+    """Why a file is none that this key may name; '' where it may be, or nobody can tell."""
     try:
-        if key == "playbook" and configure:
+        if key == "playbook":
             return files.playbook(notes.content(path), path)
-        return files.user_data(_user_data(path), path) if key == "user_data" and configure else ""
+        return files.user_data(_user_data(path), path) if key == "user_data" else ""
     except NotFound as error:
         return error.message
 
@@ -225,7 +221,7 @@ def surroundings(
         owners={network: {address: owner for address, owner in store.owners(network).items()
                           if f"machines.{owner}" not in going} for network in networks},
         tags=list(configuration.tags) if configuration else (), configuration=configuration, exists=os.path.exists,
-        amiss=functools.cache(functools.partial(_amiss, configure=configure)))
+        amiss=functools.cache(_amiss) if configure else None)
 
 
 def small(homelab: Homelab) -> Homelab:

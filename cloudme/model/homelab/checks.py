@@ -131,7 +131,7 @@ def _overlaps(homelab: Homelab, machines: list[Planned], around: Surroundings) -
 
     A warning, as of all that others than the file decide: it fails alone, and the others are there after a boot.
     """
-    vlans, used = homelab.networks.vlans, {_network(machine) for machine in machines}
+    vlans, used = homelab.networks.vlans, {planned.network_name(machine.declared) for machine in machines}
     others = {name: network.address.network for name, network in (around.networks or {}).items()
               if name not in vlans and not network.shared and (name in used or name not in around.idle)}
     for name in vlans:
@@ -140,10 +140,6 @@ def _overlaps(homelab: Homelab, machines: list[Planned], around: Surroundings) -
             if own and own.network.overlaps(theirs):
                 yield Remark(f"networks.vlans.{name}", f"{own.network} overlaps with {theirs}, the network '{other}'"
                              + _going(around, f"networks.vlans.{other}"), Severity.warning, of_key=True)
-
-
-def _network(machine: Planned) -> str:
-    return machine.declared.vlan or machine.declared.network or DEFAULT_NETWORK
 
 
 def _going(around: Surroundings, path: str) -> str:
@@ -277,7 +273,7 @@ def _addresses(homelab: Homelab, machines: list[Planned], around: Surroundings) 
 
 def _unfit(homelab: Homelab, machine: Planned, around: Surroundings) -> str:
     """Why no machine can have this address on its network."""
-    address, vlan, name = machine.declared.ip, machine.declared.vlan, _network(machine)
+    address, vlan, name = machine.declared.ip, machine.declared.vlan, planned.network_name(machine.declared)
     network = (around.networks or {}).get(name)
     own = planned.subnet(homelab, vlan) if vlan else network.address if network else None
     if not own:
@@ -292,7 +288,7 @@ def _unfit(homelab: Homelab, machine: Planned, around: Surroundings) -> str:
 
 def _taken(machine: Planned, around: Surroundings, mine: Collection[str]) -> str:
     """Who has its address, and is none of `mine`."""
-    owner = around.owners.get(_network(machine), {}).get(str(machine.declared.ip), "")
+    owner = around.owners.get(planned.network_name(machine.declared), {}).get(str(machine.declared.ip), "")
     if not owner or owner in mine:
         return ""
     return f"{machine.declared.ip} is the address of '{owner}'{_going(around, f'machines.{owner}')}"

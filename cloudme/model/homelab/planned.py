@@ -12,7 +12,7 @@ from cloudme.model import identity
 from cloudme.model.homelab.nouns import Declared, Defaults, Homelab, Share
 from cloudme.model.machine import Board
 from cloudme.model.names import DEFAULT_TYPE, Name, numbered
-from cloudme.model.network import INTERFACE_NAME_MAX
+from cloudme.model.network import DEFAULT_NETWORK, INTERFACE_NAME_MAX
 from cloudme.model.share import tag_of
 
 GROUP = Name("homelab")
@@ -93,6 +93,11 @@ def _further(address: IPv4Address | None, steps: int) -> IPv4Address | None:
 
 def tagged(share: Share) -> Share:
     return share if share.tag else dataclasses.replace(share, tag=tag_of(share.mount_point))
+
+
+def network_name(declared: Declared) -> Name:
+    """That of its card."""
+    return declared.vlan or declared.network or DEFAULT_NETWORK
 
 
 def tap(name: str) -> str:
